@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Installs and starts what the tests run against: PostgreSQL's programs, busybox for the test image, a Docker Engine.
+# What cannot be had is named, and the script ends with an error after having tried the rest.
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit
+# shellcheck source=scripts/machine.sh
+. scripts/machine.sh
+
+have_postgres() {
+    { have initdb && have postgres; } || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null
+}
+
+# Debian's package would also start a server of the machine's, on the standard port. The tests start their own.
+install_postgres() {
+    local settings=/etc/postgresql-common/createcluster.conf
+    install_packages postgresql-common
+    as_root sed -i.before-renga "1i create_main_cluster = false" "$settings"
+    local installed=0
+    (install_packages postgresql) || installed=$?
+    as_root mv "$settings.before-renga" "$settings"
+    return "$installed"
+}
+
+missing=()
+have setpriv || missing+=(util-linux)
+have ip || missing+=(iproute2)
+have_static_busybox || missing+=(busybox-static)
+
+# Each in a shell of its own, since a failure ends the shell that it happens in.
+failed=0
+[ ${#missing[@]} = 0 ] || (install_packages "${missing[@]}") || failed=1
+have_postgres || [ -n "${RENGA_TEST_POSTGRES:-}" ] || (install_postgres) || failed=1
+scripts/docker-engine.sh up || failed=1
+exit "$failed"
