@@ -1,0 +1,15 @@
+//! What travels over HTTP: bodies, problems, query strings and headers.
+
+mod bodies;
+mod json;
+mod problem;
+mod query;
+mod time;
+
+pub use bodies::{
+    ContextBody, ContextList, EngineBody, EngineList, ExecutionBody, ExecutionList, PortBody, PortList, StatusBody,
+};
+pub use json::parse_json;
+pub use problem::Problem;
+pub use query::{ExecutionQuery, ListQuery, LogsQuery, idempotency_key, wait_preference};
+pub use time::{parse_rfc3339, rfc3339, rfc3339_nanos};

@@ -1,0 +1,181 @@
+//! Errors as clients see them: `application/problem+json` (RFC 9457). All titles stand here but those of 503, which say
+//! what is away. There is no `type`: a problem means what its status means, and the title says which case it is.
+
+use serde::Serialize;
+
+use crate::domain::FieldError;
+
+/// An error for a client, with the headers that belong to it. Holds nothing internal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// The same for every problem of its kind.
+    pub title: &'static str,
+    /// The HTTP status.
+    pub status: u16,
+    /// About this one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// Each bad field.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<BadField>,
+    /// Headers of the answer.
+    #[serde(skip)]
+    pub headers: Vec<(&'static str, String)>,
+}
+
+/// A field that is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct BadField {
+    /// A JSON pointer (RFC 6901), or the name of a header or query parameter.
+    pub pointer: String,
+    /// What is wrong, and what would be right.
+    pub detail: String,
+}
+
+impl Problem {
+    /// The media type of a problem.
+    pub const MEDIA_TYPE: &'static str = "application/problem+json";
+
+    fn new(status: u16, title: &'static str, detail: impl Into<Option<String>>) -> Self {
+        Self { title, status, detail: detail.into(), errors: Vec::new(), headers: Vec::new() }
+    }
+
+    fn with_header(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    /// 400: the body is not JSON.
+    pub fn bad_json(detail: impl Into<String>) -> Self {
+        Self::new(400, "Malformed JSON", detail.into())
+    }
+
+    /// 400: fields, headers or parameters are not as they should be.
+    pub fn bad_fields(errors: Vec<FieldError>) -> Self {
+        let mut problem = Self::new(400, "Invalid request", format!("{} field(s) are not valid.", errors.len()));
+        problem.errors =
+            errors.into_iter().map(|FieldError { pointer, detail }| BadField { pointer, detail }).collect();
+        problem
+    }
+
+    /// 400: an id in the path is no UUID.
+    pub fn not_a_uuid(what: &str) -> Self {
+        Self::new(400, "Malformed identifier", format!("The {what} in the path is not a UUID."))
+    }
+
+    /// 401: who asks is not known. `reason` goes into the challenge (RFC 6750, section 3) and holds nothing of the token.
+    pub fn unauthorized(reason: &str) -> Self {
+        // What may stand in a description: printable ASCII without quotes and backslashes.
+        let described = reason.replace(|c| !matches!(c, ' '..='~') || c == '"' || c == '\\', "'");
+        Self::new(401, "Unauthorized", reason.to_owned()).with_header(
+            "www-authenticate",
+            format!("Bearer error=\"invalid_token\", error_description=\"{described}\""),
+        )
+    }
+
+    /// 403: the token does not carry these scopes, separated by spaces (RFC 6750, section 3.1).
+    pub fn insufficient_scope(missing: &str) -> Self {
+        Self::new(403, "Insufficient scope", format!("The token lacks: {missing}."))
+            .with_header("www-authenticate", format!("Bearer error=\"insufficient_scope\", scope=\"{missing}\""))
+    }
+
+    /// 404: unknown, somebody else's, or under another context. All alike.
+    pub fn not_found() -> Self {
+        Self::new(404, "Not found", "There is nothing here, or nothing that this token may see.".to_owned())
+    }
+
+    /// 405: the path has other methods.
+    pub fn method_not_allowed(allowed: &str) -> Self {
+        Self::new(405, "Method not allowed", format!("Allowed here: {allowed}.")).with_header("allow", allowed)
+    }
+
+    /// 409: an idempotency key that was used for another request.
+    pub fn key_reused() -> Self {
+        let detail = "This Idempotency-Key was used before, for another request; use a new one.".to_owned();
+        Self::new(409, "Idempotency key reused", detail)
+    }
+
+    /// 413: the body is longer than `most` bytes.
+    pub fn too_large(most: usize) -> Self {
+        Self::new(413, "Body too large", format!("At most {most} bytes are accepted."))
+    }
+
+    /// 415: the body is no JSON by its own account.
+    pub fn unsupported_media_type() -> Self {
+        Self::new(415, "Unsupported media type", "Send application/json.".to_owned())
+    }
+
+    /// 503: something that is needed is away for now.
+    pub fn unavailable(title: &'static str, detail: &str, retry_after_seconds: u32) -> Self {
+        Self::new(503, title, detail.to_owned()).with_header("retry-after", retry_after_seconds.to_string())
+    }
+
+    /// 500: a mistake of ours.
+    pub fn internal() -> Self {
+        Self::new(500, "Internal error", "The service made a mistake; its operator finds more in its log.".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn shown(problem: &Problem) -> Value {
+        serde_json::to_value(problem).unwrap()
+    }
+
+    #[test]
+    fn every_bad_field_is_shown() {
+        let errors = ["/ports/2", ""].map(|pointer| FieldError { pointer: pointer.into(), detail: "is bad".into() });
+        assert_eq!(
+            shown(&Problem::bad_fields(errors.into())),
+            json!({"title": "Invalid request", "status": 400, "detail": "2 field(s) are not valid.",
+                "errors": [{"pointer": "/ports/2", "detail": "is bad"}, {"pointer": "", "detail": "is bad"}]})
+        );
+    }
+
+    #[test]
+    fn each_has_its_status_and_headers() {
+        let header = |name, value: &str| vec![(name, value.to_owned())];
+        for (problem, status, headers) in [
+            (Problem::bad_json("x".to_owned()), 400, vec![]),
+            (Problem::not_a_uuid("context"), 400, vec![]),
+            (
+                Problem::unauthorized("the token has expired"),
+                401,
+                header(
+                    "www-authenticate",
+                    r#"Bearer error="invalid_token", error_description="the token has expired""#,
+                ),
+            ),
+            (
+                Problem::insufficient_scope("deployer:contexts_read deployer:contexts_write"),
+                403,
+                header(
+                    "www-authenticate",
+                    r#"Bearer error="insufficient_scope", scope="deployer:contexts_read deployer:contexts_write""#,
+                ),
+            ),
+            (Problem::not_found(), 404, vec![]),
+            (Problem::method_not_allowed("GET, HEAD"), 405, header("allow", "GET, HEAD")),
+            (Problem::key_reused(), 409, vec![]),
+            (Problem::too_large(1 << 20), 413, vec![]),
+            (Problem::unsupported_media_type(), 415, vec![]),
+            (Problem::internal(), 500, vec![]),
+            (Problem::unavailable("Database unavailable", "Try again.", 5), 503, header("retry-after", "5")),
+        ] {
+            assert_eq!((problem.status, &problem.headers), (status, &headers), "{}", problem.title);
+            let shown = shown(&problem);
+            assert_eq!(shown["status"], status);
+            assert!(shown["title"].as_str().is_some_and(|title| !title.is_empty()));
+            assert!(shown.get("headers").is_none() && shown.get("errors").is_none());
+        }
+    }
+
+    #[test]
+    fn a_challenge_cannot_be_broken_out_of() {
+        let problem = Problem::unauthorized("a\"b\\c\r\nd: ä");
+        assert_eq!(problem.headers[0].1, r#"Bearer error="invalid_token", error_description="a'b'c''d: '""#);
+    }
+}

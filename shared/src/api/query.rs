@@ -1,0 +1,328 @@
+//! Query strings and headers that say how to answer.
+//!
+//! A parameter that is not known is ignored, since proxies and clients of the 2018 service add their own; one that is known and
+//! wrong is an error.
+
+use std::borrow::Cow;
+use std::str::FromStr;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use uuid::Uuid;
+
+use super::parse_rfc3339;
+use crate::domain::{ClientState, FieldError, Timestamp};
+
+/// The most rows of a page, and of a list without a limit.
+const MOST_ROWS: u32 = 1_000;
+/// The longest wait that a client may ask for, in seconds: less than the minute after which proxies give up.
+const LONGEST_WAIT: u32 = 50;
+
+/// How a list is to be answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListQuery {
+    /// The most rows; what the client said, if it did.
+    pub limit: Option<u32>,
+    /// Only rows older than this one.
+    pub before: Option<Uuid>,
+    /// Only those with this label, whole or by key.
+    pub label: Option<String>,
+}
+
+/// How a list of executions is to be answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExecutionQuery {
+    /// What all lists have.
+    pub list: ListQuery,
+    /// Only those in this state.
+    pub state: Option<ClientState>,
+}
+
+/// How logs are to be answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogsQuery {
+    /// Go on until the execution ends.
+    pub follow: bool,
+    /// Only the last so many lines.
+    pub tail: Option<usize>,
+    /// Only what was written from then on.
+    pub since: Option<Timestamp>,
+    /// Begin each line with its time.
+    pub timestamps: bool,
+}
+
+impl ListQuery {
+    /// Reads a query string.
+    ///
+    /// # Errors
+    /// Every wrong parameter.
+    pub fn parse(query: &str) -> Result<Self, Vec<FieldError>> {
+        let mut parameters = Parameters::of(query);
+        let list = Self::read(&mut parameters);
+        parameters.finish(list)
+    }
+
+    fn read(parameters: &mut Parameters<'_>) -> Self {
+        let limit = |text: &str| {
+            whole_number(text)
+                .and_then(|limit| u32::try_from(limit).ok())
+                .filter(|limit| (1..=MOST_ROWS).contains(limit))
+        };
+        Self {
+            limit: parameters.read("limit", "must be a number from 1 to 1000", limit),
+            before: parameters.read("cursor", "is not a cursor that a list gave", cursor_id),
+            label: parameters.read("label", "must be \"key=value\" or \"key\"", |text| {
+                (!text.is_empty() && !text.contains('\0')).then(|| text.to_owned())
+            }),
+        }
+    }
+
+    /// The most rows to answer with.
+    pub fn rows(&self) -> u32 {
+        self.limit.unwrap_or(MOST_ROWS)
+    }
+
+    /// The cursor that continues after the row `last`.
+    pub fn cursor(last: Uuid) -> String {
+        BASE64_URL_SAFE_NO_PAD.encode(last.as_bytes())
+    }
+
+    /// The query string of the page after the row `last`.
+    pub fn next_page(&self, last: Uuid, state: Option<ClientState>) -> String {
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        query.append_pair("limit", &self.rows().to_string());
+        if let Some(label) = &self.label {
+            query.append_pair("label", label);
+        }
+        if let Some(state) = state {
+            query.append_pair("state", state.as_str());
+        }
+        query.append_pair("cursor", &Self::cursor(last));
+        query.finish()
+    }
+}
+
+fn cursor_id(text: &str) -> Option<Uuid> {
+    BASE64_URL_SAFE_NO_PAD.decode(text).ok().and_then(|bytes| Uuid::from_slice(&bytes).ok())
+}
+
+impl ExecutionQuery {
+    /// Reads a query string.
+    ///
+    /// # Errors
+    /// Every wrong parameter.
+    pub fn parse(query: &str) -> Result<Self, Vec<FieldError>> {
+        let mut parameters = Parameters::of(query);
+        let list = ListQuery::read(&mut parameters);
+        let state = parameters
+            .read("state", "must be pending, running, exited or unavailable", |text| ClientState::from_str(text).ok());
+        parameters.finish(Self { list, state })
+    }
+}
+
+impl LogsQuery {
+    /// Reads a query string.
+    ///
+    /// # Errors
+    /// Every wrong parameter.
+    pub fn parse(query: &str) -> Result<Self, Vec<FieldError>> {
+        let mut parameters = Parameters::of(query);
+        let truth = |text: &str| match text.to_ascii_lowercase().as_str() {
+            "true" | "1" | "" => Some(true),
+            "false" | "0" => Some(false),
+            _ => None,
+        };
+        let logs = Self {
+            follow: parameters.read("follow", "must be true or false", truth).unwrap_or(false),
+            tail: parameters.read("tail", "must be a number of lines", |text| {
+                whole_number(text).map(|lines| usize::try_from(lines).unwrap_or(usize::MAX))
+            }),
+            since: parameters.read("since", "must be a time as RFC 3339 writes it", |text| {
+                // In a query string a plus sign is a space, and many forget to write it as %2B.
+                parse_rfc3339(&text.replace(' ', "+"))
+            }),
+            timestamps: parameters.read("timestamps", "must be true or false", truth).unwrap_or(false),
+        };
+        parameters.finish(logs)
+    }
+}
+
+/// The parameters of a query string; of one given twice, the last counts.
+struct Parameters<'a> {
+    given: Vec<(Cow<'a, str>, Cow<'a, str>)>,
+    problems: Vec<FieldError>,
+}
+
+impl<'a> Parameters<'a> {
+    fn of(query: &'a str) -> Self {
+        Self { given: form_urlencoded::parse(query.as_bytes()).collect(), problems: Vec::new() }
+    }
+
+    fn read<T>(&mut self, name: &str, expected: &str, read: impl FnOnce(&str) -> Option<T>) -> Option<T> {
+        let (_, text) = self.given.iter().rev().find(|(given, _)| given == name)?;
+        let value = read(text);
+        if value.is_none() {
+            self.problems.push(FieldError { pointer: format!("?{name}"), detail: expected.to_owned() });
+        }
+        value
+    }
+
+    fn finish<T>(self, value: T) -> Result<T, Vec<FieldError>> {
+        if self.problems.is_empty() { Ok(value) } else { Err(self.problems) }
+    }
+}
+
+/// The seconds that `Prefer: wait=N` asks for (RFC 7240, section 4.3), at most fifty. Of a preference given twice the
+/// first counts, and one that cannot be read is ignored, as the RFC has it.
+pub fn wait_preference<'a>(headers: impl IntoIterator<Item = &'a str>) -> Option<u32> {
+    let preferences = headers.into_iter().flat_map(|header| split_outside_quotes(header, ','));
+    let mut values = preferences.filter_map(|preference| {
+        let word = split_outside_quotes(preference, ';').next()?;
+        let (name, value) = word.split_once('=').unwrap_or((word, ""));
+        name.trim().eq_ignore_ascii_case("wait").then(|| value.trim())
+    });
+    let value = values.next()?;
+    let digits = value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value);
+    whole_number(digits).map(|seconds| u32::try_from(seconds).map_or(LONGEST_WAIT, |s| s.min(LONGEST_WAIT)))
+}
+
+/// The parts of a header's value. A separator inside a quoted text separates nothing.
+fn split_outside_quotes(text: &str, separator: char) -> impl Iterator<Item = &str> {
+    let (mut quoted, mut escaped) = (false, false);
+    text.split(move |c| {
+        if escaped {
+            escaped = false;
+        } else if quoted && c == '\\' {
+            escaped = true;
+        } else if c == '"' {
+            quoted = !quoted;
+        } else {
+            return c == separator && !quoted;
+        }
+        false
+    })
+}
+
+/// Digits as a number; the greatest one when there are too many.
+fn whole_number(text: &str) -> Option<u64> {
+    let digits = !text.is_empty() && text.chars().all(|c| c.is_ascii_digit());
+    digits.then(|| text.parse().unwrap_or(u64::MAX))
+}
+
+/// Checks an `Idempotency-Key`.
+///
+/// # Errors
+/// When it is not 1 to 255 visible ASCII characters.
+pub fn idempotency_key(header: &[u8]) -> Result<&str, FieldError> {
+    let visible = (1..=255).contains(&header.len()) && header.iter().all(u8::is_ascii_graphic);
+    std::str::from_utf8(header).ok().filter(|_| visible).ok_or_else(|| FieldError {
+        pointer: "Idempotency-Key".into(),
+        detail: "must be 1 to 255 visible ASCII characters".into(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn lists_are_asked_for() {
+        let query = ExecutionQuery::parse("limit=5&label=a%3Db%20c&state=running&other=1").unwrap();
+        assert_eq!(query.list.limit, Some(5));
+        assert_eq!(query.list.label.as_deref(), Some("a=b c"));
+        assert_eq!(query.state, Some(ClientState::Running));
+        let last = Uuid::from_u128(7);
+        let next = query.list.next_page(last, query.state);
+        let again = ExecutionQuery::parse(&next).unwrap();
+        assert_eq!((again.list.before, again.list.label, again.state), (Some(last), query.list.label, query.state));
+        let errors = ExecutionQuery::parse("limit=0&cursor=%00&state=gone&label=").unwrap_err();
+        assert_eq!(errors.len(), 4);
+        for bad in [
+            "limit=1001",
+            "limit=-1",
+            "limit=",
+            "limit=%2B5",
+            "limit=99999999999",
+            "limit=1&limit=x",
+            "cursor=",
+            "cursor=AAAA",
+            "cursor=====",
+            "label=a%00b",
+            "state=Running",
+            "state=",
+        ] {
+            assert_eq!(ExecutionQuery::parse(bad).map_err(|errors| errors.len()), Err(1), "{bad}");
+        }
+        for good in ["", "&&", "=&=", "%", "%zz=%", "Limit=0", "unknown=%00"] {
+            assert!(ExecutionQuery::parse(good).is_ok(), "{good}");
+        }
+        assert_eq!(ListQuery::parse("").unwrap().rows(), MOST_ROWS);
+    }
+
+    #[test]
+    fn logs_are_asked_for() {
+        let query = LogsQuery::parse("follow=true&tail=10&since=2017-07-14T02:40:00+00:00&timestamps=1").unwrap();
+        assert!(query.follow && query.timestamps);
+        assert_eq!((query.tail, query.since), (Some(10), Some(Timestamp(1_500_000_000_000_000))));
+        for (query, tail) in [("tail=0", 0), ("tail=007", 7), ("tail=99999999999999999999", usize::MAX)] {
+            assert_eq!(LogsQuery::parse(query).unwrap().tail, Some(tail), "{query}");
+        }
+        for bad in ["tail=", "tail=1.5", "tail=%2B1", "tail=ten", "tail=%D9%A1"] {
+            assert_eq!(LogsQuery::parse(bad).unwrap_err()[0].pointer, "?tail", "{bad}");
+        }
+        assert_eq!(LogsQuery::parse("follow=maybe&tail=-1&since=now&timestamps=2").unwrap_err().len(), 4);
+    }
+
+    #[test]
+    fn waits_are_preferred() {
+        for (headers, expected) in [
+            (vec!["wait=5"], Some(5)),
+            (vec!["respond-async, wait=\"10\"; x=y"], Some(10)),
+            (vec!["return=minimal", "Wait = 3"], Some(3)),
+            (vec!["wait=100000"], Some(LONGEST_WAIT)),
+            (vec!["wait=-1"], None),
+            (vec!["wait"], None),
+            (vec!["wait="], None),
+            (vec!["wait=+5"], None),
+            (vec!["wait=5\""], None),
+            (vec!["wait=0"], Some(0)),
+            (vec!["wait=99999999999999999999999"], Some(LONGEST_WAIT)),
+            (vec!["wait=5, wait=7"], Some(5)),
+            (vec!["wait=soon", "wait=7"], None),
+            (vec![r#"foo="a, wait=5", wait=10"#], Some(10)),
+            (vec![r#"foo="a\", wait=5; ", bar="b;c", wait=10"#], Some(10)),
+            (vec![r#"foo="never closed, wait=5"#], None),
+            (vec!["respond-async; wait=5"], None),
+            (vec![",,;=,wait=5"], Some(5)),
+            (vec![], None),
+        ] {
+            assert_eq!(wait_preference(headers.clone()), expected, "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn keys_are_visible() {
+        assert_eq!(idempotency_key(b"a-1"), Ok("a-1"));
+        for bad in [&b""[..], b"a b", b"\xff", &[b'a'; 256]] {
+            assert!(idempotency_key(bad).is_err());
+        }
+    }
+    proptest! {
+        #[test]
+        fn a_page_leads_to_the_next(limit in 1..=MOST_ROWS, label in "[^\0]{1,12}", last in any::<u128>()) {
+            let query = ListQuery { limit: Some(limit), before: None, label: Some(label) };
+            let last = Uuid::from_u128(last);
+            let again = ListQuery::parse(&query.next_page(last, None)).unwrap();
+            prop_assert_eq!(again, ListQuery { before: Some(last), ..query });
+        }
+
+        #[test]
+        fn any_query_and_header_is_read_or_refused(text in r#"((limit|tail|wait|since|cursor|label|follow)=)?[%&=,;"\\0-9a-z ]{0,16}"#) {
+            for errors in [ExecutionQuery::parse(&text).err(), LogsQuery::parse(&text).err()].into_iter().flatten() {
+                prop_assert!(!errors.is_empty());
+            }
+            prop_assert!(wait_preference([text.as_str()]).is_none_or(|seconds| seconds <= LONGEST_WAIT));
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! Keys that verify tokens.
+
+use std::fmt;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use jwt_simple::prelude::{
+    ECDSAP256PublicKeyLike as _, ECDSAP384PublicKeyLike as _, ES256PublicKey, ES384PublicKey, Ed25519PublicKey,
+    EdDSAPublicKeyLike as _, NoCustomClaims, PS256PublicKey, PS384PublicKey, PS512PublicKey, RS256PublicKey,
+    RS384PublicKey, RS512PublicKey, RSAPublicKeyLike as _, VerificationOptions,
+};
+use sha2::{Digest as _, Sha256};
+
+/// The least bits of an RSA modulus (RFC 7518, section 3.3).
+const LEAST_RSA_BITS: usize = 2_048;
+
+/// A public key. It decides which algorithms it verifies.
+#[derive(Clone)]
+pub struct VerificationKey {
+    kind: Kind,
+    fingerprint: String,
+}
+
+#[derive(Clone)]
+enum Kind {
+    Rsa(Box<Rsa>),
+    P256(ES256PublicKey),
+    P384(ES384PublicKey),
+    Ed25519(Ed25519PublicKey),
+}
+
+/// The library has a type for each algorithm of the same key.
+#[derive(Clone)]
+struct Rsa {
+    rs256: RS256PublicKey,
+    rs384: RS384PublicKey,
+    rs512: RS512PublicKey,
+    ps256: PS256PublicKey,
+    ps384: PS384PublicKey,
+    ps512: PS512PublicKey,
+}
+
+/// Why a text is no key to verify with. Never holds the text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// Neither PEM nor base64.
+    #[error("it is neither PEM (-----BEGIN PUBLIC KEY-----) nor the bare base64 of a public key's DER")]
+    Encoding,
+    /// A private key.
+    #[error("it is a private key; give the public one: openssl pkey -in KEY -pubout")]
+    Private,
+    /// Some other key.
+    #[error("it is no public key of a supported kind: RSA of 2048 bits or more, EC P-256 or P-384, or Ed25519")]
+    Kind,
+    /// An RSA key that is too short.
+    #[error("its RSA modulus has {0} bits; at least 2048 are required")]
+    TooShort(usize),
+}
+
+impl VerificationKey {
+    /// Reads PEM (also on one line, with `\n` written out) or the bare base64 of a public key's DER.
+    ///
+    /// # Errors
+    /// When it is no public key that may be used.
+    pub fn parse(text: &str) -> Result<Self, KeyError> {
+        let text = text.trim().replace("\\n", "\n");
+        if text.contains("PRIVATE KEY") {
+            return Err(KeyError::Private);
+        }
+        let base64 = match text.strip_prefix("-----BEGIN ") {
+            None => text.as_str(),
+            Some(rest) => {
+                let (_, rest) = rest.split_once("-----").ok_or(KeyError::Encoding)?;
+                rest.split_once("-----END").ok_or(KeyError::Encoding)?.0
+            }
+        };
+        let base64: String = base64.split_whitespace().collect();
+        let der = BASE64_STANDARD.decode(base64).map_err(|_| KeyError::Encoding)?;
+        Self::from_der(&der)
+    }
+
+    fn from_der(der: &[u8]) -> Result<Self, KeyError> {
+        let kind = if let Ok(rs256) = RS256PublicKey::from_der(der) {
+            let modulus = rs256.to_components().n;
+            let leading = modulus.iter().take_while(|byte| **byte == 0).count();
+            let zeros = modulus.get(leading).map_or(0, |byte| byte.leading_zeros() as usize);
+            let bits = (modulus.len() - leading) * 8 - zeros;
+            if bits < LEAST_RSA_BITS {
+                return Err(KeyError::TooShort(bits));
+            }
+            let kind = |_| KeyError::Kind;
+            Kind::Rsa(Box::new(Rsa {
+                rs256,
+                rs384: RS384PublicKey::from_der(der).map_err(kind)?,
+                rs512: RS512PublicKey::from_der(der).map_err(kind)?,
+                ps256: PS256PublicKey::from_der(der).map_err(kind)?,
+                ps384: PS384PublicKey::from_der(der).map_err(kind)?,
+                ps512: PS512PublicKey::from_der(der).map_err(kind)?,
+            }))
+        } else if let Ok(key) = ES256PublicKey::from_der(der) {
+            Kind::P256(key)
+        } else if let Ok(key) = ES384PublicKey::from_der(der) {
+            Kind::P384(key)
+        } else if let Ok(key) = Ed25519PublicKey::from_der(der) {
+            Kind::Ed25519(key)
+        } else {
+            return Err(KeyError::Kind);
+        };
+        let digest = Sha256::digest(der);
+        let fingerprint = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        Ok(Self { kind, fingerprint })
+    }
+
+    /// A short name of the key for people: it begins the SHA-256 of its DER.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    /// Whether `algorithm`, as the token's header names it, is one of this key's.
+    pub(super) fn allows(&self, algorithm: &str) -> bool {
+        let allowed: &[&str] = match self.kind {
+            Kind::Rsa(_) => &["RS256", "RS384", "RS512", "PS256", "PS384", "PS512"],
+            Kind::P256(_) => &["ES256"],
+            Kind::P384(_) => &["ES384"],
+            Kind::Ed25519(_) => &["EdDSA", "Ed25519"],
+        };
+        allowed.contains(&algorithm)
+    }
+
+    /// Whether the token was signed with this key by `algorithm`, which this key allows. Claims are not looked at: the
+    /// library would ask a clock of its own.
+    pub(super) fn signed(&self, token: &str, algorithm: &str) -> bool {
+        let options = VerificationOptions {
+            artificial_time: Some(jwt_simple::prelude::Duration::from_secs(0)),
+            time_tolerance: Some(jwt_simple::prelude::Duration::from_secs(0)),
+            accept_future: true,
+            ..VerificationOptions::default()
+        };
+        let options = Some(options);
+        let verified = match (&self.kind, algorithm) {
+            (Kind::Rsa(key), "RS256") => key.rs256.verify_token::<NoCustomClaims>(token, options),
+            (Kind::Rsa(key), "RS384") => key.rs384.verify_token::<NoCustomClaims>(token, options),
+            (Kind::Rsa(key), "RS512") => key.rs512.verify_token::<NoCustomClaims>(token, options),
+            (Kind::Rsa(key), "PS256") => key.ps256.verify_token::<NoCustomClaims>(token, options),
+            (Kind::Rsa(key), "PS384") => key.ps384.verify_token::<NoCustomClaims>(token, options),
+            (Kind::Rsa(key), "PS512") => key.ps512.verify_token::<NoCustomClaims>(token, options),
+            (Kind::P256(key), "ES256") => key.verify_token::<NoCustomClaims>(token, options),
+            (Kind::P384(key), "ES384") => key.verify_token::<NoCustomClaims>(token, options),
+            (Kind::Ed25519(key), "EdDSA" | "Ed25519") => key.verify_token::<NoCustomClaims>(token, options),
+            _ => return false,
+        };
+        verified.is_ok()
+    }
+}
+
+impl fmt::Debug for VerificationKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "VerificationKey({})", self.fingerprint)
+    }
+}
+
+impl PartialEq for VerificationKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.fingerprint == other.fingerprint
+    }
+}

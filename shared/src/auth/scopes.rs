@@ -1,0 +1,113 @@
+//! Scopes: what a token may be used for.
+
+use std::fmt;
+
+use serde_json::Value;
+
+/// One thing that a token may be used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Reading contexts.
+    ContextsRead,
+    /// Making contexts.
+    ContextsWrite,
+    /// Reading executions, their logs and ports.
+    ExecutionsRead,
+    /// Asking for, stopping and deleting executions.
+    ExecutionsWrite,
+}
+
+impl Scope {
+    const ALL: [Self; 4] = [Self::ContextsRead, Self::ContextsWrite, Self::ExecutionsRead, Self::ExecutionsWrite];
+
+    /// The name in a token.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ContextsRead => "deployer:contexts_read",
+            Self::ContextsWrite => "deployer:contexts_write",
+            Self::ExecutionsRead => "deployer:executions_read",
+            Self::ExecutionsWrite => "deployer:executions_write",
+        }
+    }
+
+    const fn bit(self) -> u8 {
+        1 << self as u8
+    }
+}
+
+/// Several scopes.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub struct ScopeSet(u8);
+
+impl ScopeSet {
+    /// These scopes.
+    pub const fn of(scopes: &[Scope]) -> Self {
+        let mut bits = 0;
+        let mut index = 0;
+        while index < scopes.len() {
+            bits |= scopes[index].bit();
+            index += 1;
+        }
+        Self(bits)
+    }
+
+    /// The scopes in a claim: a list of names, or names separated by spaces. Anything else holds none.
+    pub(super) fn of_claim(claim: Option<&Value>) -> Self {
+        let mut bits = 0;
+        let mut add = |name: &str| {
+            bits |= Scope::ALL.into_iter().filter(|scope| scope.name() == name).map(Scope::bit).sum::<u8>();
+        };
+        match claim {
+            Some(Value::String(names)) => names.split(' ').for_each(&mut add),
+            Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).for_each(&mut add),
+            _ => {}
+        }
+        Self(bits)
+    }
+
+    /// Those of `self` that are not in `given`.
+    pub const fn missing_from(self, given: Self) -> Self {
+        Self(self.0 & !given.0)
+    }
+
+    /// Whether there is none.
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+}
+
+impl fmt::Display for ScopeSet {
+    /// The names, separated by spaces.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = Scope::ALL.into_iter().filter(|scope| self.0 & scope.bit() != 0).map(Scope::name).collect();
+        f.write_str(&names.join(" "))
+    }
+}
+
+impl fmt::Debug for ScopeSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ScopeSet({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn scopes_are_a_list_or_a_text() {
+        let both = ScopeSet::of(&[Scope::ContextsRead, Scope::ExecutionsWrite]);
+        for claim in [
+            json!("deployer:contexts_read other deployer:executions_write deployer:contexts_read"),
+            json!(["deployer:executions_write", 1, null, ["deployer:contexts_write"], "deployer:contexts_read"]),
+        ] {
+            assert_eq!(ScopeSet::of_claim(Some(&claim)), both, "{claim}");
+        }
+        for nothing in [json!(null), json!(1), json!({}), json!(""), json!("deployer:CONTEXTS_READ"), json!([[]])] {
+            assert!(ScopeSet::of_claim(Some(&nothing)).is_empty(), "{nothing}");
+        }
+        let missing = both.missing_from(ScopeSet::of(&[Scope::ContextsRead]));
+        assert_eq!(missing.to_string(), "deployer:executions_write");
+    }
+}

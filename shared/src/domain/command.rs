@@ -1,0 +1,184 @@
+//! What a container runs, as a list of arguments.
+//!
+//! Split here and not by a library: those there are (`shlex`, `shell-words`) take what follows a `#` for a comment and drop
+//! it in silence, which Python's `shlex.split`, that the 2018 service used, does not.
+
+use serde_json::Value;
+
+use super::field::{Problems, kind, without_nul};
+
+/// The most arguments: more than anybody writes, and fewer than a kernel takes.
+const MOST_ARGUMENTS: usize = 10_000;
+
+/// The arguments, the first of which is the program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Command(Vec<String>);
+
+impl Command {
+    /// The arguments, at least one.
+    pub fn arguments(&self) -> &[String] {
+        &self.0
+    }
+
+    /// Splits a text as a POSIX shell would split words: quotes and backslashes count, nothing is expanded, and `#` begins
+    /// no comment. `None`: there is no word in it.
+    ///
+    /// It differs from Python's `shlex.split` where that differs from a shell: a backslash before the end of a line
+    /// joins the lines, and in double quotes one before `$` or a backtick quotes it.
+    ///
+    /// # Errors
+    /// What is wrong with it, for its user.
+    pub fn split(text: &str) -> Result<Option<Self>, String> {
+        without_nul(text)?;
+        let mut words = Vec::new();
+        let mut word: Option<String> = None;
+        let mut characters = text.chars();
+        while let Some(c) = characters.next() {
+            match c {
+                ' ' | '\t' | '\r' | '\n' => words.extend(word.take()),
+                '\'' => {
+                    let word = word.get_or_insert_default();
+                    loop {
+                        match characters.next() {
+                            Some('\'') => break,
+                            Some(c) => word.push(c),
+                            None => return Err("has a single quote that is not closed".into()),
+                        }
+                    }
+                }
+                '"' => double_quoted(&mut characters, word.get_or_insert_default())?,
+                '\\' => match characters.next() {
+                    Some('\n') => {}
+                    Some(c) => word.get_or_insert_default().push(c),
+                    None => return Err("ends with a backslash that quotes nothing".into()),
+                },
+                c => word.get_or_insert_default().push(c),
+            }
+        }
+        words.extend(word);
+        if words.len() > MOST_ARGUMENTS {
+            return Err(format!("has {} words; at most {MOST_ARGUMENTS} are allowed", words.len()));
+        }
+        Ok(if words.is_empty() { None } else { Some(Self(words)) })
+    }
+
+    /// Reads a text, a list of texts, or null.
+    pub(super) fn read(pointer: &str, value: Option<&Value>, problems: &mut Problems) -> Option<Self> {
+        match value? {
+            Value::Null => None,
+            Value::String(text) => problems.check(pointer, Self::split(text)).flatten(),
+            Value::Array(elements) if elements.len() > MOST_ARGUMENTS => {
+                problems.add(pointer, format!("has {} elements; at most {MOST_ARGUMENTS} are allowed", elements.len()));
+                None
+            }
+            Value::Array(elements) => {
+                let mut arguments = Vec::with_capacity(elements.len());
+                for (index, element) in elements.iter().enumerate() {
+                    let argument = match element {
+                        Value::String(text) => without_nul(text).map(str::to_owned),
+                        other => Err(format!("must be a text, not {}", kind(other))),
+                    };
+                    arguments.extend(problems.check(&format!("{pointer}/{index}"), argument));
+                }
+                if arguments.is_empty() { None } else { Some(Self(arguments)) }
+            }
+            other => {
+                problems.add(pointer, format!("must be a text or a list of texts, not {}", kind(other)));
+                None
+            }
+        }
+    }
+}
+
+/// In double quotes a backslash quotes only what a shell would otherwise act on.
+fn double_quoted(characters: &mut std::str::Chars<'_>, word: &mut String) -> Result<(), String> {
+    let unclosed = || "has a double quote that is not closed".to_owned();
+    loop {
+        match characters.next().ok_or_else(unclosed)? {
+            '"' => return Ok(()),
+            '\\' => match characters.next().ok_or_else(unclosed)? {
+                c @ ('"' | '\\' | '$' | '`') => word.push(c),
+                '\n' => {}
+                c => word.extend(['\\', c]),
+            },
+            c => word.push(c),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    #[test]
+    fn words_are_split_as_a_shell_does() {
+        for (text, expected) in [
+            ("echo hello", vec!["echo", "hello"]),
+            ("  sh -c 'echo \"$HOME\"; exit 3'  ", vec!["sh", "-c", "echo \"$HOME\"; exit 3"]),
+            (r#"a "b \" \\ \$ \n c" d\ e"#, vec!["a", r#"b " \ $ \n c"#, "d e"]),
+            ("a '' \"\" b", vec!["a", "", "", "b"]),
+            ("pre'mid'\"post\"", vec!["premidpost"]),
+            ("echo #not a comment", vec!["echo", "#not", "a", "comment"]),
+            ("ä\t🐋\n$x `y` *", vec!["ä", "🐋", "$x", "`y`", "*"]),
+        ] {
+            let command = Command::split(text).unwrap().unwrap();
+            assert_eq!(command.arguments(), expected, "{text:?}");
+        }
+        assert_eq!(Command::split(" \n"), Ok(None));
+        for bad in ["'", "\"", "a \\", "a\0b", "\"\\"] {
+            assert!(Command::split(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn lines_are_joined_and_huge_texts_taken() {
+        for (text, expected) in [("a \\\n b", vec!["a", "b"]), ("a\\\nb", vec!["ab"]), ("\"a\\\nb\"", vec!["ab"])] {
+            assert_eq!(Command::split(text).unwrap().unwrap().arguments(), expected);
+        }
+        assert_eq!(Command::split("\\\n"), Ok(None));
+        let long = "x".repeat(1 << 20);
+        assert_eq!(Command::split(&long).unwrap().unwrap().arguments(), [long]);
+        assert!(Command::split(&"x ".repeat(MOST_ARGUMENTS + 1)).is_err());
+    }
+
+    #[test]
+    fn a_command_is_a_text_a_list_or_nothing() {
+        let read = |value: Value| {
+            let mut problems = Problems::default();
+            let command = Command::read("/command", Some(&value), &mut problems);
+            problems.into_result(Some(command.map(|command| command.0)))
+        };
+        assert_eq!(read(json!(null)), Ok(None));
+        assert_eq!(read(json!("")), Ok(None));
+        assert_eq!(read(json!([])), Ok(None));
+        assert_eq!(read(json!(["a b", "", "'"])), Ok(Some(vec!["a b".into(), "".into(), "'".into()])));
+        for (bad, pointers) in [
+            (json!(1), vec!["/command"]),
+            (json!({"a": 1}), vec!["/command"]),
+            (json!("it's"), vec!["/command"]),
+            (json!(["a", 1, "b\u{0}", null, ["c"]]), vec!["/command/1", "/command/2", "/command/3", "/command/4"]),
+            (json!(vec!["a"; MOST_ARGUMENTS + 1]), vec!["/command"]),
+        ] {
+            let errors = read(bad.clone()).unwrap_err();
+            assert_eq!(errors.iter().map(|error| error.pointer.as_str()).collect::<Vec<_>>(), pointers, "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_quoted_is_split_back(arguments in proptest::collection::vec("[^\0]{0,12}", 1..6)) {
+            let text = shlex::try_join(arguments.iter().map(String::as_str)).unwrap();
+            let command = Command::split(&text).unwrap().unwrap();
+            prop_assert_eq!(command.arguments(), arguments);
+        }
+
+        /// The library agrees wherever there is neither a comment nor a joined line.
+        #[test]
+        fn the_library_splits_alike(text in r#"([ab $`*\t]|["'\\]){0,16}"#) {
+            let expected = shlex::split(&text).map(|words| if words.is_empty() { None } else { Some(Command(words)) });
+            prop_assert_eq!(Command::split(&text).ok(), expected);
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! Environment variables of containers.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::ContextId;
+use super::field::{Problems, child, kind, without_nul};
+
+/// An environment variable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EnvVar {
+    /// Its name.
+    pub name: String,
+    /// Its value.
+    pub value: String,
+}
+
+/// The whole numbers beyond which JSON's, as they are read here, are no longer exact.
+const MOST_EXACT: f64 = 9_007_199_254_740_992.0;
+
+/// A name that every engine takes: printable ASCII without `=`, which is Kubernetes' rule, up to 255 characters.
+pub(super) fn name(text: &str) -> Result<&str, String> {
+    let fits = |c: char| matches!(c, ' '..='~') && c != '=';
+    if (1..=255).contains(&text.len()) && text.chars().all(fits) {
+        Ok(text)
+    } else {
+        Err("must be the name of a variable: 1 to 255 printable ASCII characters without '='".into())
+    }
+}
+
+impl EnvVar {
+    /// Reads `{"name": …, "value": …}`. Without a value, the empty text.
+    pub(super) fn read(pointer: &str, value: &Value, problems: &mut Problems) -> Option<Self> {
+        let object = problems.object(pointer, value, &["name", "value"])?;
+        let name = problems.required_text(object, pointer, "name");
+        let name = name.and_then(|text| problems.check(&child(pointer, "name"), self::name(text)));
+        let value = match object.get("value") {
+            None | Some(Value::Null) => Some(String::new()),
+            Some(value) => problems.check(&child(pointer, "value"), scalar(value)),
+        };
+        Some(Self { name: name?.to_owned(), value: value? })
+    }
+}
+
+/// A value given as a text, a number or a boolean; the latter two as JSON writes them: `true`, not Python's `True`.
+pub(super) fn scalar(value: &Value) -> Result<String, String> {
+    match value {
+        Value::String(text) => without_nul(text).map(str::to_owned),
+        // Beyond 64 bits a number is rounded as it is read: the container would see another one than was sent.
+        Value::Number(number) if number.is_f64() && number.as_f64().is_none_or(|n| n.abs() >= MOST_EXACT) => {
+            Err("is too large to be kept exactly as a number; send it as a text".into())
+        }
+        Value::Number(number) => Ok(number.to_string()),
+        Value::Bool(value) => Ok(value.to_string()),
+        other => Err(format!("must be a text, a number or a boolean, not {}", kind(other))),
+    }
+}
+
+/// What the deployer adds to the environment of an execution. Shown in the API's answers and given to the container
+/// alike.
+pub fn additions(context: ContextId, default_base_url: &str) -> Vec<(String, String)> {
+    vec![
+        ("RENGA_CONTEXT_ID".to_owned(), context.to_string()),
+        ("DEPLOYER_BASE_URL".to_owned(), default_base_url.to_owned()),
+    ]
+}
+
+/// The whole environment of a container: the specification's, then the execution's, then ours; what comes later wins.
+pub fn launch_environment(
+    spec: &[EnvVar],
+    execution: &BTreeMap<String, String>,
+    ours: &[(String, String)],
+) -> BTreeMap<String, String> {
+    let spec = spec.iter().map(|variable| (variable.name.clone(), variable.value.clone()));
+    let execution = execution.iter().map(|(name, value)| (name.clone(), value.clone()));
+    spec.chain(execution).chain(ours.iter().cloned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn names_are_those_that_every_engine_takes() {
+        let longest = "N".repeat(255);
+        for good in ["A", "a.b-c_d", "1", " ", "PATH", "~", longest.as_str()] {
+            assert_eq!(name(good), Ok(good));
+        }
+        let long = "N".repeat(256);
+        for bad in ["", "=", "A=B", "A\0", "A\n", "\u{7f}", "Ä", "\u{200b}", long.as_str()] {
+            assert!(name(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn values_are_kept_exactly_or_refused() {
+        let read = |json: &str| scalar(&serde_json::from_str(json).unwrap());
+        for (json, value) in [
+            (r#""""#, ""),
+            (r#""ä\n\u00e4""#, "ä\nä"),
+            ("true", "true"),
+            ("false", "false"),
+            ("0", "0"),
+            ("-1", "-1"),
+            ("1.5", "1.5"),
+            ("1.0", "1.0"),
+            ("18446744073709551615", "18446744073709551615"),
+            ("-9223372036854775808", "-9223372036854775808"),
+            (r#""99999999999999999999""#, "99999999999999999999"),
+        ] {
+            assert_eq!(read(json).as_deref(), Ok(value), "{json}");
+        }
+        for bad in ["99999999999999999999", "-99999999999999999999", "1e300", "null", "[]", "{}", r#""a\u0000""#] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_variable_is_a_name_and_perhaps_a_value() {
+        let read = |value: Value| {
+            let mut problems = Problems::default();
+            let variable = EnvVar::read("/env/0", &value, &mut problems);
+            problems
+                .into_result(variable)
+                .map_err(|errors| errors.into_iter().map(|error| error.pointer).collect::<Vec<_>>())
+        };
+        let variable = |name: &str, value: &str| Ok(EnvVar { name: name.into(), value: value.into() });
+        assert_eq!(read(json!({"name": "A", "value": "b=c"})), variable("A", "b=c"));
+        assert_eq!(read(json!({"name": "A"})), variable("A", ""));
+        assert_eq!(read(json!({"name": "A", "value": null})), variable("A", ""));
+        for (bad, pointers) in [
+            (json!({}), vec!["/env/0/name"]),
+            (json!({"name": null, "value": 1}), vec!["/env/0/name"]),
+            (json!({"name": 1, "value": []}), vec!["/env/0/name", "/env/0/value"]),
+            (json!({"name": "A", "valueFrom": {"secretKeyRef": {}}}), vec!["/env/0/valueFrom"]),
+            (json!("A=b"), vec!["/env/0"]),
+        ] {
+            assert_eq!(read(bad.clone()), Err(pointers.into_iter().map(str::to_owned).collect()), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_comes_later_wins() {
+        let variable = |name: &str, value: &str| EnvVar { name: name.into(), value: value.into() };
+        let spec = [
+            variable("A", "spec"),
+            variable("B", "spec"),
+            variable("A", "spec, again"),
+            variable("RENGA_CONTEXT_ID", "mine"),
+        ];
+        let execution = BTreeMap::from([("B".to_owned(), "execution".to_owned())]);
+        let context = ContextId(uuid::Uuid::from_u128(7));
+        let all = launch_environment(&spec, &execution, &additions(context, "/"));
+        let expected = [
+            ("A", "spec, again"),
+            ("B", "execution"),
+            ("DEPLOYER_BASE_URL", "/"),
+            ("RENGA_CONTEXT_ID", "00000000-0000-0000-0000-000000000007"),
+        ];
+        assert_eq!(all, expected.map(|(name, value)| (name.to_owned(), value.to_owned())).into());
+    }
+}

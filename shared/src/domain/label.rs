@@ -1,0 +1,60 @@
+//! Labels of contexts.
+
+use serde_json::Value;
+
+use super::field::{kind, without_nul};
+
+/// The longest label in bytes. PostgreSQL's index of labels takes 2,704 for label, owner and id together.
+const LONGEST: usize = 2_000;
+
+/// `key=value`, or `key` alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Label(String);
+
+impl Label {
+    /// Reads a label.
+    ///
+    /// # Errors
+    /// What is wrong with it, for its user.
+    pub fn read(value: &Value) -> Result<Self, String> {
+        let Value::String(text) = value else {
+            return Err(format!("must be a text, not {}", kind(value)));
+        };
+        without_nul(text)?;
+        if text.is_empty() || text.starts_with('=') || text.len() > LONGEST {
+            return Err(format!("must be \"key=value\" or \"key\", of at most {LONGEST} bytes"));
+        }
+        Ok(Self(text.clone()))
+    }
+
+    /// The label as it was written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn labels_have_a_key() {
+        let longest = "a".repeat(LONGEST);
+        for good in ["a", "a=", "a=b", "a=b=c", "ä=🐋", " ", "renga.context.inputs.data=7", longest.as_str()] {
+            assert_eq!(Label::read(&json!(good)).unwrap().as_str(), good);
+        }
+        for bad in [
+            json!(""),
+            json!("="),
+            json!("=b"),
+            json!("a\u{0}"),
+            json!(longest + "a"),
+            json!(1),
+            json!(null),
+            json!({"a": "b"}),
+        ] {
+            assert!(Label::read(&bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! The nouns of the product, parsed once at the edge: inside, an image reference is never a `String`.
+
+mod command;
+mod engine;
+mod env;
+mod field;
+mod ids;
+mod image;
+mod label;
+mod new_execution;
+mod port;
+mod quantity;
+mod resources;
+mod specification;
+mod state;
+mod volume;
+
+pub use command::Command;
+pub use engine::{BadEngineName, EngineName};
+pub use env::{EnvVar, additions, launch_environment};
+pub use field::FieldError;
+pub use ids::{ContextId, ExecutionId, Timestamp, uuid_at};
+pub use image::ImageRef;
+pub use label::Label;
+pub use new_execution::NewExecution;
+pub use port::{PortSpec, Protocol};
+pub use quantity::Quantity;
+pub use resources::{Amounts, Resources};
+pub use specification::Specification;
+pub use state::{ClientState, Facts, Phase, Refused, Status, UnknownName, Wanted, Why};
+pub use volume::{Volume, VolumeMount, VolumeSource};

@@ -1,0 +1,367 @@
+//! The life of an execution: its phases, which may follow which, and the status that carries the facts of each.
+//!
+//! Obligations: a terminal phase never reopens; every change says why and when; a fact (engine, object, exit code)
+//! once recorded is never forgotten. The transitions are methods of [`Status`], and they refuse what [`Phase`] does
+//! not allow, so that a mistake in the reconciler shows as an error and never as a row that lies.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::{EngineName, Timestamp};
+
+/// A name that is not one of an enumeration's.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{value:?} is not a known {what}")]
+pub struct UnknownName {
+    /// What kind of name was looked for.
+    pub what: &'static str,
+    /// What was found instead.
+    pub value: String,
+}
+
+/// Gives an enumeration its stored and shown names, once.
+macro_rules! names {
+    ($type:ident, $what:literal, { $($variant:ident => $name:literal),+ $(,)? }) => {
+        impl $type {
+            /// Every value, in order.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The name that is stored and shown.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $name),+ }
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+
+        impl FromStr for $type {
+            type Err = UnknownName;
+
+            fn from_str(text: &str) -> Result<Self, UnknownName> {
+                match text {
+                    $($name => Ok(Self::$variant),)+
+                    _ => Err(UnknownName { what: $what, value: text.to_owned() }),
+                }
+            }
+        }
+    };
+}
+
+/// Where an execution is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Recorded; no engine chosen yet.
+    Pending,
+    /// An engine is chosen; nothing that runs exists there yet.
+    Scheduled,
+    /// The engine object exists and is being started.
+    Starting,
+    /// It runs.
+    Running,
+    /// It is being stopped.
+    Stopping,
+    /// It ended by itself, or was stopped, and its logs are stored. Terminal.
+    Exited,
+    /// It could not be started, or never will be. Terminal.
+    Failed,
+    /// It was started and what became of it cannot be known. Terminal.
+    Lost,
+    /// Deleted: object and logs are gone. Terminal.
+    Removed,
+}
+
+names!(Phase, "phase", {
+    Pending => "pending", Scheduled => "scheduled", Starting => "starting", Running => "running",
+    Stopping => "stopping", Exited => "exited", Failed => "failed", Lost => "lost", Removed => "removed",
+});
+
+impl Phase {
+    /// Whether nothing more will happen, deletion aside.
+    pub const fn is_terminal(self) -> bool {
+        matches!(self, Self::Exited | Self::Failed | Self::Lost | Self::Removed)
+    }
+
+    /// Whether an execution in this phase may next be in `next`. Staying is not a transition.
+    pub const fn may_become(self, next: Self) -> bool {
+        use Phase::*;
+        match self {
+            Pending => matches!(next, Scheduled | Failed | Removed),
+            // Back to pending: an engine that refused before anything was created hands the execution back.
+            Scheduled => matches!(next, Pending | Starting | Stopping | Failed | Removed),
+            Starting => matches!(next, Running | Stopping | Exited | Failed | Lost),
+            Running => matches!(next, Stopping | Exited | Lost),
+            Stopping => matches!(next, Exited | Failed | Lost | Removed),
+            Exited | Failed | Lost => matches!(next, Removed),
+            Removed => false,
+        }
+    }
+}
+
+/// The four states that clients of the 2018 service know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClientState {
+    /// Not started yet.
+    Pending,
+    /// Running, or being stopped.
+    Running,
+    /// Ended.
+    Exited,
+    /// Never ran, cannot be known, or deleted.
+    Unavailable,
+}
+
+names!(ClientState, "state", {
+    Pending => "pending", Running => "running", Exited => "exited", Unavailable => "unavailable",
+});
+
+impl ClientState {
+    /// What old clients are told. The schema's generated column `executions.state` says the same; a contract test
+    /// holds the two together.
+    pub const fn of(wanted: Wanted, phase: Phase) -> Self {
+        match (wanted, phase) {
+            (Wanted::Removed, _) | (_, Phase::Failed | Phase::Lost | Phase::Removed) => Self::Unavailable,
+            (_, Phase::Pending | Phase::Scheduled | Phase::Starting) => Self::Pending,
+            (_, Phase::Running | Phase::Stopping) => Self::Running,
+            (_, Phase::Exited) => Self::Exited,
+        }
+    }
+}
+
+/// What the user asked for last. Written by the API alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Wanted {
+    /// Launch it, once.
+    Running,
+    /// Stop it and keep its logs; if it has not started, never start it.
+    Stopped,
+    /// Stop it and remove everything but the row.
+    Removed,
+}
+
+names!(Wanted, "wish", { Running => "running", Stopped => "stopped", Removed => "removed" });
+
+/// Why an execution is where it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Why {
+    /// A CamelCase word for programs.
+    pub reason: String,
+    /// A sentence for people.
+    pub message: String,
+}
+
+impl Why {
+    /// A reason and its sentence.
+    pub fn new(reason: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { reason: reason.into(), message: message.into() }
+    }
+}
+
+/// A transition that the states do not allow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("an execution that is {from} cannot become {to}")]
+pub struct Refused {
+    /// The phase that it is in.
+    pub from: Phase,
+    /// The phase that was asked for.
+    pub to: Phase,
+}
+
+/// The phase of an execution with its facts. Written by the reconciler alone.
+///
+/// Fields are read through methods and changed through transitions only. [`Status::restore`] is for rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    facts: Facts,
+}
+
+/// The stored form of a [`Status`]: one field per column.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// A CamelCase word that says why.
+    pub reason: Option<String>,
+    /// A sentence that says why.
+    pub message: Option<String>,
+    /// The engine that was chosen.
+    pub engine: Option<EngineName>,
+    /// The engine's own id of the object.
+    pub engine_id: Option<String>,
+    /// When it began to run.
+    pub started: Option<Timestamp>,
+    /// When it ended, or was given up.
+    pub finished: Option<Timestamp>,
+    /// The exit code; `128 + signal` after a signal.
+    pub exit_code: Option<i64>,
+}
+
+impl Status {
+    /// A new execution.
+    pub fn pending() -> Self {
+        Self {
+            facts: Facts {
+                phase: Phase::Pending,
+                reason: None,
+                message: None,
+                engine: None,
+                engine_id: None,
+                started: None,
+                finished: None,
+                exit_code: None,
+            },
+        }
+    }
+
+    /// The status that a row holds.
+    pub fn restore(facts: Facts) -> Self {
+        Self { facts }
+    }
+
+    /// The stored form.
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// Where it is in its life.
+    pub fn phase(&self) -> Phase {
+        self.facts.phase
+    }
+
+    /// The same phase with another explanation: what keeps it waiting. `None` when nothing does any more.
+    pub fn explained(&self, why: Option<Why>) -> Self {
+        let mut facts = self.facts.clone();
+        (facts.reason, facts.message) = why.map_or((None, None), |why| (Some(why.reason), Some(why.message)));
+        Self { facts }
+    }
+
+    /// An engine was chosen.
+    pub fn scheduled(&self, engine: EngineName) -> Result<Self, Refused> {
+        self.enter(Phase::Scheduled, None, |facts| facts.engine = Some(engine))
+    }
+
+    /// The engine handed it back before anything was created there.
+    pub fn unscheduled(&self, why: Why) -> Result<Self, Refused> {
+        self.enter(Phase::Pending, Some(why), |facts| facts.engine = None)
+    }
+
+    /// The object exists on the engine, not yet started.
+    pub fn created(&self, engine_id: String) -> Result<Self, Refused> {
+        self.enter(Phase::Starting, None, |facts| facts.engine_id = Some(engine_id))
+    }
+
+    /// It runs since `started`.
+    pub fn running(&self, started: Timestamp) -> Result<Self, Refused> {
+        self.enter(Phase::Running, None, |facts| facts.started = Some(started))
+    }
+
+    /// It is being stopped.
+    pub fn stopping(&self, why: Why) -> Result<Self, Refused> {
+        self.enter(Phase::Stopping, Some(why), |_| {})
+    }
+
+    /// It ended with `exit_code`.
+    pub fn exited(
+        &self,
+        exit_code: i64,
+        started: Option<Timestamp>,
+        finished: Timestamp,
+        why: Why,
+    ) -> Result<Self, Refused> {
+        self.enter(Phase::Exited, Some(why), |facts| {
+            facts.exit_code = Some(exit_code);
+            facts.started = facts.started.or(started);
+            facts.finished = Some(finished);
+        })
+    }
+
+    /// It will never run.
+    pub fn failed(&self, why: Why, finished: Timestamp) -> Result<Self, Refused> {
+        self.enter(Phase::Failed, Some(why), |facts| facts.finished = Some(finished))
+    }
+
+    /// It was started, and its end was not seen and cannot be known.
+    pub fn lost(&self, why: Why, finished: Timestamp) -> Result<Self, Refused> {
+        self.enter(Phase::Lost, Some(why), |facts| facts.finished = Some(finished))
+    }
+
+    /// Its object and its logs are gone.
+    pub fn removed(&self, why: Why, finished: Timestamp) -> Result<Self, Refused> {
+        self.enter(Phase::Removed, Some(why), |facts| {
+            facts.finished = facts.finished.or(Some(finished));
+        })
+    }
+
+    fn enter(&self, to: Phase, why: Option<Why>, change: impl FnOnce(&mut Facts)) -> Result<Self, Refused> {
+        if !self.facts.phase.may_become(to) {
+            return Err(Refused { from: self.facts.phase, to });
+        }
+        let mut next = self.explained(why);
+        next.facts.phase = to;
+        change(&mut next.facts);
+        Ok(next)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn terminal_phases_never_reopen() {
+        for from in Phase::ALL.iter().filter(|phase| phase.is_terminal()) {
+            for to in Phase::ALL {
+                assert_eq!(from.may_become(*to), *to == Phase::Removed && *from != Phase::Removed, "{from} -> {to}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_phase_can_end() {
+        for from in Phase::ALL.iter().filter(|phase| !phase.is_terminal()) {
+            let mut reached = vec![*from];
+            while let Some(next) = Phase::ALL
+                .iter()
+                .find(|next| !reached.contains(next) && reached.iter().any(|phase| phase.may_become(**next)))
+            {
+                reached.push(*next);
+            }
+            assert!(reached.contains(&Phase::Removed), "{from} never ends");
+        }
+    }
+
+    #[test]
+    fn a_refused_transition_names_both_ends() {
+        let exited = Status::pending()
+            .scheduled(EngineName::parse("docker").unwrap())
+            .and_then(|status| status.created("abc".into()))
+            .and_then(|status| status.running(Timestamp(1)))
+            .and_then(|status| status.exited(3, None, Timestamp(2), Why::new("Exited", "It exited with code 3.")))
+            .unwrap();
+        assert_eq!(exited.facts().exit_code, Some(3));
+        assert_eq!(exited.facts().started, Some(Timestamp(1)));
+        let refused = exited.running(Timestamp(3)).unwrap_err();
+        assert_eq!(refused.to_string(), "an execution that is exited cannot become running");
+    }
+
+    #[test]
+    fn names_are_read_back() {
+        for phase in Phase::ALL {
+            assert_eq!(phase.as_str().parse::<Phase>().as_ref(), Ok(phase));
+        }
+        assert!("Running".parse::<Phase>().is_err());
+    }
+
+    #[test]
+    fn what_is_wanted_removed_is_unavailable_at_once() {
+        assert_eq!(ClientState::of(Wanted::Removed, Phase::Running), ClientState::Unavailable);
+        assert_eq!(ClientState::of(Wanted::Stopped, Phase::Stopping), ClientState::Running);
+    }
+}

@@ -1,0 +1,98 @@
+//! `SQLALCHEMY_DATABASE_URI`, as the 2018 service took it.
+
+use std::fmt;
+
+/// A database that the configuration names.
+#[derive(Clone, PartialEq, Eq)]
+pub enum DatabaseUri {
+    /// A SQLite file: a path, relative to the working directory unless it begins with a slash.
+    Sqlite(String),
+    /// A PostgreSQL database, in libpq's form.
+    Postgres(String),
+}
+
+/// What is wrong with a database URI.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadDatabaseUri {
+    /// No known scheme.
+    #[error("the scheme {0:?} is not known; use sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE")]
+    Scheme(String),
+    /// A SQLite URI without a file.
+    #[error("it names no file; use sqlite:///FILE, or sqlite:////FILE for an absolute path")]
+    NoFile,
+    /// An in-memory SQLite database, which two processes cannot share.
+    #[error("a SQLite database in memory cannot be shared by the API and the reconciler; use sqlite:///FILE")]
+    InMemory,
+    /// A PostgreSQL URI without a host or database.
+    #[error("it names no host and database; use postgresql://USER:PASSWORD@HOST/DATABASE")]
+    NoHost,
+}
+
+impl DatabaseUri {
+    /// Reads a SQLAlchemy-style URI: `sqlite:///file`, `postgresql://…`, `postgres://…`, with or without `+driver`.
+    pub fn parse(text: &str) -> Result<Self, BadDatabaseUri> {
+        let text = text.trim();
+        let (scheme, rest) = text.split_once("://").ok_or_else(|| BadDatabaseUri::Scheme(String::new()))?;
+        let backend = scheme.split('+').next().unwrap_or_default();
+        match backend {
+            "sqlite" => {
+                let path = rest.split('?').next().unwrap_or_default();
+                let path = path.strip_prefix('/').ok_or(BadDatabaseUri::NoFile)?;
+                match path {
+                    "" => Err(BadDatabaseUri::NoFile),
+                    ":memory:" => Err(BadDatabaseUri::InMemory),
+                    path => Ok(Self::Sqlite(path.to_owned())),
+                }
+            }
+            "postgresql" | "postgres" => {
+                let named = rest.split_once('/').is_some_and(|(_, database)| !database.is_empty());
+                if named { Ok(Self::Postgres(format!("postgresql://{rest}"))) } else { Err(BadDatabaseUri::NoHost) }
+            }
+            // The rest of a URI may hold a password, and so may what stands before a wrong separator.
+            other => Err(BadDatabaseUri::Scheme(other.chars().take(20).collect())),
+        }
+    }
+}
+
+impl fmt::Debug for DatabaseUri {
+    /// Without user and password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sqlite(path) => write!(f, "sqlite:///{path}"),
+            Self::Postgres(uri) => {
+                let place = uri.rsplit_once('@').map_or(&uri["postgresql://".len()..], |(_, place)| place);
+                write!(f, "postgresql://{}", place.split('?').next().unwrap_or_default())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_uris_are_understood() {
+        let sqlite = |path: &str| Ok(DatabaseUri::Sqlite(path.into()));
+        let postgres = |uri: &str| Ok(DatabaseUri::Postgres(uri.into()));
+        for (text, expected) in [
+            ("sqlite:///deployer.db", sqlite("deployer.db")),
+            ("sqlite:////var/lib/deployer.db?timeout=5", sqlite("/var/lib/deployer.db")),
+            ("postgresql+psycopg2://u:p@h:5432/d", postgres("postgresql://u:p@h:5432/d")),
+            ("postgres://u@h/d?sslmode=require", postgres("postgresql://u@h/d?sslmode=require")),
+            ("sqlite://", Err(BadDatabaseUri::NoFile)),
+            ("sqlite:///:memory:", Err(BadDatabaseUri::InMemory)),
+            ("postgresql://host", Err(BadDatabaseUri::NoHost)),
+            ("mysql://h/d", Err(BadDatabaseUri::Scheme("mysql".into()))),
+            ("deployer.db", Err(BadDatabaseUri::Scheme(String::new()))),
+        ] {
+            assert_eq!(DatabaseUri::parse(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_password_is_never_shown() {
+        let uri = DatabaseUri::parse("postgresql://user:se@cret@host/db").unwrap();
+        assert_eq!(format!("{uri:?}"), "postgresql://host/db");
+    }
+}
