@@ -1,0 +1,16 @@
+//! The one place where the component takes the time and randomness from its surroundings.
+
+use renga_shared::domain::Timestamp;
+use spin_sdk::wasip3::random::random::get_random_u64;
+
+/// The time now.
+#[allow(clippy::disallowed_methods, reason = "the one place where the clock is read")]
+pub(crate) fn now() -> Timestamp {
+    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    Timestamp::from_epoch(since_epoch.unwrap_or_default())
+}
+
+/// Eight random bytes, for an id.
+pub(crate) fn random() -> [u8; 8] {
+    get_random_u64().to_be_bytes()
+}

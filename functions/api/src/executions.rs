@@ -1,0 +1,190 @@
+//! Executions: asked for, read, stopped, deleted; where their ports are.
+
+use std::time::Duration;
+
+use http::{HeaderName, StatusCode, header};
+use renga_shared::api::{ExecutionBody, ExecutionList, ExecutionQuery, PortList, Problem, wait_preference};
+use renga_shared::auth::{Principal, Scope};
+use renga_shared::domain::{ContextId, EngineName, ExecutionId, FieldError, NewExecution, Phase, Wanted, additions};
+use renga_shared::sql::executions::{self, ExecutionFilter, ExecutionRow, NewExecutionRow};
+use renga_shared::sql::{Idempotency, Inserted, Page, engines};
+use serde_json::value::RawValue;
+
+use crate::ambient;
+use crate::answer::{Answer, database, internal};
+use crate::contexts::{link, next_page};
+use crate::instance::Instance;
+use crate::request::{Asked, digest, id};
+use crate::routes::ExecutionPath;
+
+/// How long `…/ports` waits for an execution that is still starting: clients of the 2018 service ask once.
+const PORTS_PATIENCE: Duration = Duration::from_secs(10);
+/// The first and the longest pause between two looks at a row that is waited for.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(250));
+
+static PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+
+pub(crate) async fn list(asked: &Asked<'_>, context: Option<&str>) -> Result<Answer, Problem> {
+    let principal = match context {
+        Some(_) => asked.by(&[Scope::ContextsRead, Scope::ExecutionsRead])?,
+        None => asked.by(&[Scope::ExecutionsRead])?,
+    };
+    let context = context.map(|context| id(context, "context").map(ContextId)).transpose()?;
+    let query = ExecutionQuery::parse(asked.query()).map_err(Problem::bad_fields)?;
+    let (db, visible) = (&asked.instance.database, asked.visible(&principal));
+    let filter = ExecutionFilter { visible, context, label: query.list.label.as_deref(), state: query.state };
+    let page = Page { before: query.list.before.map(ExecutionId), limit: query.list.rows() + 1 };
+    let mut rows = executions::list(db, &filter, page).await.map_err(database)?;
+    if let Some(context) = context.filter(|_| rows.is_empty())
+        && !executions::context_exists(db, visible, context).await.map_err(database)?
+    {
+        return Err(Problem::not_found());
+    }
+    let next = next_page(&mut rows, &query.list, |row| row.id.0, |last| query.list.next_page(last, query.state));
+    let executions: Result<_, _> = rows.into_iter().map(|row| shown(asked.instance, row)).collect();
+    let answer = Answer::json(StatusCode::OK, &ExecutionList { executions: executions? })?;
+    let path = match context {
+        Some(context) => format!("{}/contexts/{context}/executions", asked.base),
+        None => format!("{}/executions", asked.base),
+    };
+    Ok(match next {
+        Some(query) => answer.with(header::LINK, link(&format!("{path}?{query}"))),
+        None => answer,
+    })
+}
+
+pub(crate) async fn create(asked: Asked<'_>, context: &str) -> Result<Answer, Problem> {
+    let principal = asked.by(&[Scope::ContextsRead, Scope::ExecutionsWrite])?;
+    let context = ContextId(id(context, "context")?);
+    let mut mistakes = Vec::new();
+    let key = asked.idempotency_key(&mut mistakes);
+    let wait = wait_preference(asked.headers().get_all("prefer").iter().filter_map(|value| value.to_str().ok()));
+    let (instance, base) = (asked.instance, asked.base.clone());
+    let posted = asked.json().await?;
+    let wanted = match NewExecution::parse(&posted) {
+        Ok(wanted) if mistakes.is_empty() => wanted,
+        parsed => {
+            mistakes.extend(parsed.err().into_iter().flatten());
+            return Err(Problem::bad_fields(mistakes));
+        }
+    };
+    let environment = serde_json::to_string(&wanted.environment).map_err(|error| internal(&error))?;
+    let engine = wanted.engine.as_ref().map(EngineName::as_str);
+    let created = ambient::now();
+    let digest = digest(&[&context.to_string(), engine.unwrap_or_default(), &wanted.namespace, &environment]);
+    let visible = instance.config.access.of(&principal.subject);
+    let new = NewExecutionRow {
+        id: ExecutionId::new(created, ambient::random()),
+        context,
+        visible,
+        requested_by: &principal.subject,
+        created,
+        engine,
+        namespace: &wanted.namespace,
+        environment: &environment,
+        idempotency: key.as_deref().map(|key| Idempotency { key, digest: &digest }),
+    };
+    let mut row = match executions::insert(&instance.database, &new).await.map_err(database)? {
+        executions::Asked::NoContext => return Err(Problem::not_found()),
+        executions::Asked::NoEngine => return Err(no_engine(instance, engine.unwrap_or_default()).await?),
+        executions::Asked::Inserted(inserted) => match *inserted {
+            Inserted::New(row) | Inserted::Again(row) => row,
+            Inserted::KeyReused => return Err(Problem::key_reused()),
+        },
+    };
+    if let Some(seconds) = wait {
+        let patience = Duration::from_secs(seconds.into());
+        let decided = |row: &ExecutionRow| row.status.phase() == Phase::Running || row.status.phase().is_terminal();
+        row = wait_until(instance, &principal, row, patience, decided).await?;
+    }
+    let location = format!("{base}/contexts/{context}/executions/{}", row.id);
+    let answer = Answer::json(StatusCode::CREATED, &shown(instance, row)?)?.with(header::LOCATION, location);
+    Ok(match wait {
+        Some(seconds) => answer.with(PREFERENCE_APPLIED.clone(), format!("wait={seconds}")),
+        None => answer,
+    })
+}
+
+pub(crate) async fn get(asked: &Asked<'_>, path: &ExecutionPath) -> Result<Answer, Problem> {
+    let principal = asked.by(&[Scope::ContextsRead, Scope::ExecutionsRead])?;
+    let row = find(asked, &principal, path).await?;
+    Answer::json(StatusCode::OK, &shown(asked.instance, row)?)
+}
+
+pub(crate) async fn delete(asked: &Asked<'_>, path: &ExecutionPath) -> Result<Answer, Problem> {
+    wish(asked, path, Wanted::Removed).await
+}
+
+pub(crate) async fn stop(asked: &Asked<'_>, path: &ExecutionPath) -> Result<Answer, Problem> {
+    wish(asked, path, Wanted::Stopped).await
+}
+
+async fn wish(asked: &Asked<'_>, path: &ExecutionPath, wanted: Wanted) -> Result<Answer, Problem> {
+    let principal = asked.by(&[Scope::ExecutionsRead, Scope::ExecutionsWrite])?;
+    let (context, execution) = ids(path)?;
+    let (db, visible) = (&asked.instance.database, asked.visible(&principal));
+    let row = executions::wish(db, visible, context, execution, wanted, ambient::now()).await.map_err(database)?;
+    Answer::json(StatusCode::OK, &shown(asked.instance, row.ok_or_else(Problem::not_found)?)?)
+}
+
+pub(crate) async fn ports(asked: &Asked<'_>, path: &ExecutionPath) -> Result<Answer, Problem> {
+    let principal = asked.by(&[Scope::ExecutionsRead])?;
+    let row = find(asked, &principal, path).await?;
+    let known = |row: &ExecutionRow| {
+        let starting = matches!(row.status.phase(), Phase::Pending | Phase::Scheduled | Phase::Starting);
+        row.wanted != Wanted::Running || !starting
+    };
+    let row = wait_until(asked.instance, &principal, row, PORTS_PATIENCE, known).await?;
+    let ports = if row.wanted == Wanted::Removed { "[]".to_owned() } else { row.ports };
+    Answer::json(StatusCode::OK, &PortList { ports: RawValue::from_string(ports).map_err(|error| internal(&error))? })
+}
+
+/// The execution at a path, if whoever asks may see it.
+pub(crate) async fn find(
+    asked: &Asked<'_>,
+    principal: &Principal,
+    path: &ExecutionPath,
+) -> Result<ExecutionRow, Problem> {
+    let (context, execution) = ids(path)?;
+    let row = executions::get(&asked.instance.database, asked.visible(principal), context, execution).await;
+    row.map_err(database)?.ok_or_else(Problem::not_found)
+}
+
+fn ids(path: &ExecutionPath) -> Result<(ContextId, ExecutionId), Problem> {
+    Ok((ContextId(id(&path.context, "context")?), ExecutionId(id(&path.execution, "execution")?)))
+}
+
+/// Looks at a row until it is as it should be, for `patience` at most. Returns it as it was seen last.
+async fn wait_until(
+    instance: &Instance,
+    principal: &Principal,
+    mut row: ExecutionRow,
+    patience: Duration,
+    enough: impl Fn(&ExecutionRow) -> bool,
+) -> Result<ExecutionRow, Problem> {
+    let (mut pause, longest) = PAUSES;
+    let deadline = ambient::now().plus(patience);
+    while !enough(&row) && ambient::now() < deadline {
+        spin_sdk::time::sleep(pause.min(deadline.since(ambient::now()))).await;
+        pause = (pause * 2).min(longest);
+        let visible = instance.config.access.of(&principal.subject);
+        let seen = executions::get(&instance.database, visible, row.context, row.id).await.map_err(database)?;
+        row = seen.ok_or_else(Problem::not_found)?;
+    }
+    Ok(row)
+}
+
+fn shown(instance: &Instance, row: ExecutionRow) -> Result<ExecutionBody, Problem> {
+    let added = additions(row.context, &instance.config.default_base_url);
+    ExecutionBody::of(row, added).map_err(|error| internal(&error))
+}
+
+/// Tells which engines there are.
+async fn no_engine(instance: &Instance, wanted: &str) -> Result<Problem, Problem> {
+    let engines = engines::list(&instance.database).await.map_err(database)?;
+    let names: Vec<String> = engines.iter().map(|engine| format!("{} ({})", engine.name, engine.kind)).collect();
+    let there_are =
+        if names.is_empty() { "none is served now".to_owned() } else { format!("there are: {}", names.join(", ")) };
+    let detail = format!("no engine is named or of kind {wanted:?}; {there_are}");
+    Ok(Problem::bad_fields(vec![FieldError { pointer: "/engine".into(), detail }]))
+}

@@ -1,0 +1,56 @@
+//! The REST API: parse, call `renga_shared`, answer.
+//!
+//! Obligations: a handler records a wish or reads; it never talks to an engine. Nothing that a client sent causes a 500, and
+//! nothing internal reaches a client.
+
+mod ambient;
+mod answer;
+mod contexts;
+mod engines;
+mod executions;
+mod instance;
+mod logs;
+mod request;
+mod routes;
+
+use answer::Answer;
+use instance::Instance;
+use renga_shared::api::Problem;
+use request::Asked;
+use routes::{Endpoint, Found};
+use spin_sdk::http::Request;
+use spin_sdk::http_service;
+use spin_sdk::wasip3::http::types::{ErrorCode, Response};
+
+#[http_service]
+async fn handle(request: Request) -> Result<Response, ErrorCode> {
+    let head = request.method() == http::Method::HEAD;
+    let answer = answer(request).await.unwrap_or_else(Answer::from);
+    if head { answer.without_body() } else { answer.into_response() }
+}
+
+async fn answer(request: Request) -> Result<Answer, Problem> {
+    let instance = Instance::get().await?;
+    let base = instance.config.base_path.as_deref();
+    let (endpoint, base) = match routes::find(request.method(), request.uri().path(), base)? {
+        Found::Endpoint { endpoint, base } => (endpoint, base),
+        Found::Options { allowed } => return Ok(Answer::options(&allowed)),
+    };
+    let asked = Asked { instance: &instance, request, base };
+    match endpoint {
+        Endpoint::Health => engines::health(&asked).await,
+        Endpoint::Version => engines::version(),
+        Endpoint::Engines => engines::list(&asked).await,
+        Endpoint::ListContexts => contexts::list(&asked).await,
+        Endpoint::CreateContext => contexts::create(asked).await,
+        Endpoint::GetContext { context } => contexts::get(&asked, &context).await,
+        Endpoint::ListAllExecutions => executions::list(&asked, None).await,
+        Endpoint::ListExecutions { context } => executions::list(&asked, Some(&context)).await,
+        Endpoint::CreateExecution { context } => executions::create(asked, &context).await,
+        Endpoint::GetExecution(path) => executions::get(&asked, &path).await,
+        Endpoint::DeleteExecution(path) => executions::delete(&asked, &path).await,
+        Endpoint::StopExecution(path) => executions::stop(&asked, &path).await,
+        Endpoint::GetPorts(path) => executions::ports(&asked, &path).await,
+        Endpoint::GetLogs(path) => logs::get(&asked, &path).await,
+    }
+}
