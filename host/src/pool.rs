@@ -1,0 +1,292 @@
+//! Hands requests to instances of one component, and settles what a client gets when an instance ends.
+//!
+//! Obligations:
+//! - Instances are reused and answer several requests at once; a request never waits for a computing one while another
+//!   instance may still be made.
+//! - When an instance traps, loops or takes too long, its own requests alone are affected. Which of several it was that
+//!   broke the instance cannot be told: each `GET` or `HEAD` without a body that had no answer yet is asked once more,
+//!   in an instance that it has for itself.
+//! - A client learns what happened to its request (500, 503 or 504), and nothing of why. An answer that was cut off
+//!   does not look like a whole one.
+
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::{Method, Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::{BodyExt, Empty};
+use tokio::time::{Duration, Sleep, sleep, timeout_at};
+use wasmtime::component::GuestTaskId;
+use wasmtime::{Store, StoreContextMut};
+use wasmtime_wasi_http::handler::{
+    ExpirationError, HandlerState, Instance, InstantiationError, ProxyHandler, ShouldAccept, WorkerExpiration,
+    WorkerState, WorkerStatus,
+};
+use wasmtime_wasi_http::{Error, WasiBody, WasiHttpView};
+
+use crate::instance::{Health, State, Template};
+use crate::problem::Problem;
+use crate::settings::Limits;
+
+/// Between two attempts to get an instance when there are as many as allowed.
+const INSTANCE_POLL: Duration = Duration::from_millis(10);
+/// What [`WorkerExpiration`] adds to the request limit: the limit itself is enforced outside.
+const GRACE: Duration = Duration::from_millis(200);
+
+/// The instances of one component.
+pub(crate) struct Pool {
+    shared: ProxyHandler<Instances>,
+    /// One request per instance, one instance per request: for those that may have broken an instance.
+    quarantine: ProxyHandler<Instances>,
+    first_byte: Duration,
+}
+
+/// What a request carries to its instance, to learn of its fate.
+type Visit = Arc<OnceLock<Arc<Health>>>;
+
+impl Pool {
+    pub(crate) fn new(template: Template, limits: &Limits) -> Self {
+        let template = Arc::new(template);
+        let shared = Reuse {
+            concurrent: limits.requests_per_instance,
+            total: limits.requests_before_retirement,
+            idle: limits.idle_instance,
+            request: limits.first_byte + GRACE,
+        };
+        let alone = Reuse { concurrent: 1, total: 1, idle: Duration::ZERO, ..shared };
+        Self {
+            shared: ProxyHandler::new(Instances { template: template.clone(), reuse: shared }),
+            quarantine: ProxyHandler::new(Instances { template, reuse: alone }),
+            first_byte: limits.first_byte,
+        }
+    }
+
+    /// The component's answer, or the host's in its place.
+    pub(crate) async fn answer(&self, request: Request<WasiBody>) -> Response<WasiBody> {
+        let deadline = tokio::time::Instant::now() + self.first_byte;
+        let again = repeatable(&request);
+        let problem = match attempt(&self.shared, request, deadline).await {
+            Ok(response) => return response,
+            Err(problem) => problem,
+        };
+        let problem = match again {
+            Some(request) if problem.instance_ended => match attempt(&self.quarantine, request, deadline).await {
+                Ok(response) => return response,
+                Err(problem) => problem,
+            },
+            _ => problem,
+        };
+        problem.answer.response()
+    }
+}
+
+/// A copy of a request that can be made twice without harm.
+fn repeatable(request: &Request<WasiBody>) -> Option<Request<WasiBody>> {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) || !request.body().is_end_stream() {
+        return None;
+    }
+    let mut copy = Request::new(Empty::<Bytes>::new().map_err(|never| match never {}).boxed_unsync());
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    Some(copy)
+}
+
+struct Refused {
+    answer: Problem,
+    /// The instance ended under the request, perhaps through no fault of it.
+    instance_ended: bool,
+}
+
+impl From<Problem> for Refused {
+    fn from(answer: Problem) -> Self {
+        Self { answer, instance_ended: false }
+    }
+}
+
+async fn attempt(
+    handler: &ProxyHandler<Instances>,
+    mut request: Request<WasiBody>,
+    deadline: tokio::time::Instant,
+) -> Result<Response<WasiBody>, Refused> {
+    let visit = Visit::default();
+    loop {
+        let Ok(outcome) = timeout_at(deadline, handler.handle(visit.clone(), request)).await else {
+            tracing::warn!(component = handler.state().template.id(), "a request took longer than it may");
+            return Err(Problem::TimedOut.into());
+        };
+        let error = match outcome {
+            Ok(response) => return Ok(whole_or_cut(response, visit)),
+            Err(error) => error,
+        };
+        if error.is::<ExpirationError>() {
+            return Err(Problem::TimedOut.into());
+        }
+        match error.downcast::<InstantiationError<Visit>>() {
+            Ok(full) => {
+                if !full.error.is::<wasmtime::PoolConcurrencyLimitError>() {
+                    tracing::error!(component = handler.state().template.id(), error = ?full.error, "no instance could be made");
+                    return Err(Problem::Failed.into());
+                }
+                if tokio::time::Instant::now() + INSTANCE_POLL >= deadline {
+                    return Err(Problem::Busy.into());
+                }
+                // As many instances as allowed: one may become free.
+                sleep(INSTANCE_POLL).await;
+                request = full.request.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+            }
+            Err(_) => {
+                let overran = visit.get().is_some_and(|health| health.overran());
+                return Err(Refused {
+                    answer: if overran { Problem::TimedOut } else { Problem::Failed },
+                    instance_ended: true,
+                });
+            }
+        }
+    }
+}
+
+/// An answer whose body fails where its instance ended in the middle of it: what is cut off must not seem whole.
+fn whole_or_cut(response: Response<WasiBody>, visit: Visit) -> Response<WasiBody> {
+    response.map(|body| Guarded { body, visit }.boxed_unsync())
+}
+
+struct Guarded {
+    body: WasiBody,
+    visit: Visit,
+}
+
+impl Body for Guarded {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        Poll::Ready(match frame {
+            None if self.visit.get().is_some_and(|health| health.broke()) => Some(Err(Error::HttpResponseIncomplete)),
+            frame => frame,
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Reuse {
+    concurrent: usize,
+    total: usize,
+    idle: Duration,
+    request: Duration,
+}
+
+/// Makes instances.
+struct Instances {
+    template: Arc<Template>,
+    reuse: Reuse,
+}
+
+impl HandlerState for Instances {
+    type StoreData = State;
+    type WorkerExpiration = Expiration;
+    type WorkerState = Worker;
+
+    async fn instantiate(&self) -> wasmtime::Result<Instance<State, Expiration, Worker>> {
+        let (store, proxy, health) = self.template.instantiate().await?;
+        Ok(Instance {
+            store,
+            proxy,
+            view: WasiHttpView::http,
+            expiration: Expiration {
+                health: health.clone(),
+                reuse: self.reuse,
+                sleep: Box::pin(sleep(self.reuse.idle)),
+            },
+            state: Worker { template: self.template.clone(), reuse: self.reuse, health },
+        })
+    }
+}
+
+/// Ends an instance from outside, whatever it does: idle for long, or far beyond the limit of its last request.
+struct Expiration {
+    health: Arc<Health>,
+    reuse: Reuse,
+    sleep: Pin<Box<Sleep>>,
+}
+
+impl WorkerExpiration for Expiration {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>, status: WorkerStatus, start: Instant) -> Poll<()> {
+        self.health.pauses();
+        let limit = match status {
+            WorkerStatus::Idle => self.reuse.idle,
+            WorkerStatus::Requests => self.reuse.request,
+            // A request that nobody waits for any more never ended: what streams beside it gets this long to end.
+            WorkerStatus::PostReturn if self.health.hangs() => self.reuse.request,
+            // Its answers are on their way, some as streams that follow something for hours: those that nobody reads
+            // end with their connection.
+            WorkerStatus::PostReturn => return Poll::Pending,
+        };
+        let deadline = (start + limit).into();
+        if self.sleep.deadline() != deadline {
+            self.sleep.as_mut().reset(deadline);
+        }
+        self.sleep.as_mut().poll(cx)
+    }
+}
+
+/// One instance at work.
+struct Worker {
+    template: Arc<Template>,
+    reuse: Reuse,
+    health: Arc<Health>,
+}
+
+impl WorkerState for Worker {
+    type StoreData = State;
+    type RequestData = Visit;
+
+    fn should_accept_request(&self, concurrent: usize, total: usize) -> ShouldAccept {
+        if total >= self.reuse.total {
+            ShouldAccept::Never
+        } else if concurrent >= self.reuse.concurrent {
+            ShouldAccept::No
+        } else {
+            ShouldAccept::Yes
+        }
+    }
+
+    fn on_request_start(
+        &self,
+        _: StoreContextMut<'_, State>,
+        visit: Visit,
+        _: GuestTaskId,
+    ) -> Pin<Box<dyn Future<Output = ()> + Send + Sync>> {
+        // Set once per attempt; an attempt that found no instance never gets here.
+        _ = visit.set(self.health.clone());
+        let (health, limit) = (self.health.clone(), sleep(self.reuse.request));
+        Box::pin(async move {
+            limit.await;
+            health.note_hang();
+        })
+    }
+
+    fn drop(&self, store: Store<State>, result: Result<(), wasmtime::Error>) {
+        if let Err(error) = result {
+            // Known before the store is gone, and with it the streams of its answers.
+            self.health.note_broken();
+            if !self.template.stopped() {
+                tracing::error!(component = self.template.id(), error = format!("{error:?}"), "an instance ended");
+            }
+        }
+        drop(store);
+    }
+}

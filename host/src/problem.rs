@@ -1,0 +1,57 @@
+//! What a client gets when the component could not answer: `application/problem+json` (RFC 9457), nothing internal.
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full};
+use wasmtime_wasi_http::WasiBody;
+
+/// A problem that the host itself answers with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Problem {
+    /// The component ended before it answered.
+    Failed,
+    /// The component took longer than it may.
+    TimedOut,
+    /// No instance could be had in time.
+    Busy,
+    /// No route matches.
+    NotFound,
+    /// The request's `Host` is missing or is not a host.
+    BadHost,
+}
+
+impl Problem {
+    pub(crate) fn status(self) -> StatusCode {
+        match self {
+            Self::Failed => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::TimedOut => StatusCode::GATEWAY_TIMEOUT,
+            Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::BadHost => StatusCode::BAD_REQUEST,
+        }
+    }
+
+    fn detail(self) -> &'static str {
+        match self {
+            Self::Failed => "The service failed while it handled the request.",
+            Self::TimedOut => "The service did not answer in time.",
+            Self::Busy => "The service is busy; try again in a moment.",
+            Self::NotFound => "There is nothing at this path.",
+            Self::BadHost => "The Host header is missing or not valid.",
+        }
+    }
+
+    pub(crate) fn response(self) -> Response<WasiBody> {
+        let status = self.status();
+        let title = status.canonical_reason().unwrap_or_default();
+        let text = format!(r#"{{"title":"{title}","status":{},"detail":"{}"}}"#, status.as_u16(), self.detail());
+        let mut response = Response::new(Full::new(Bytes::from(text)).map_err(|never| match never {}).boxed_unsync());
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if self == Self::Busy {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}

@@ -1,0 +1,310 @@
+//! HTTP/1.1 in front of the components: connections, routes, and the stop.
+//!
+//! Obligations: a chunk is on the wire as soon as the component wrote it; nobody can hold a connection with half a
+//! head, a body that stands still or an answer that it does not read; a client that leaves takes its answer's stream
+//! with it; on a stop, what is in flight gets its time.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::uri::{Authority, Scheme};
+use http::{HeaderName, HeaderValue, Request, Response, Uri, header};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, Sleep, sleep};
+use wasmtime_wasi_http::{Error, WasiBody};
+
+use crate::allowed_hosts::AllowedHosts;
+use crate::engine::{self, Ticker};
+use crate::error::HostError;
+use crate::instance::{Shared, Template};
+use crate::manifest::{Manifest, Route};
+use crate::pool::Pool;
+use crate::problem::Problem;
+use crate::settings::{Limits, Settings};
+use crate::sqlite::Databases;
+use crate::variables::{self, Variables};
+
+/// After the system refused a connection for want of something, such as open files.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// An application, compiled and ready to be served.
+pub struct Host {
+    manifest: Manifest,
+    pools: BTreeMap<String, Pool>,
+    requests: Semaphore,
+    limits: Limits,
+    stopped: Arc<AtomicBool>,
+}
+
+impl Host {
+    /// Compiles the application's components, or takes them from the cache, and checks all they ask for.
+    ///
+    /// # Errors
+    /// If a variable has no value, a component cannot be compiled or imports what is not provided, a database's file
+    /// cannot be opened, or the cache folder cannot be written.
+    pub async fn load(manifest: &Manifest, settings: Settings) -> Result<Self, HostError> {
+        let manifest = manifest.clone();
+        let load = move || Self::load_blocking(manifest, settings);
+        match tokio::task::spawn_blocking(load).await {
+            Ok(host) => host,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+
+    fn load_blocking(manifest: Manifest, settings: Settings) -> Result<Self, HostError> {
+        let Settings { variables, sqlite, cache_dir, limits } = settings;
+        let values = variables::application_values(&manifest, &variables)?;
+        let databases = Databases::new(sqlite);
+        check_databases(&manifest, &databases)?;
+        let engine = engine::build(&cache_dir, &limits)?;
+        let ticker = Ticker::start(&engine).map_err(|error| HostError::Engine(error.to_string()))?;
+        let stopped = Arc::new(AtomicBool::new(false));
+        let shared = Shared { engine, ticker, databases: Arc::new(databases), stopped: stopped.clone() };
+        let mut pools = BTreeMap::new();
+        for (id, component) in &manifest.components {
+            let hosts = component.allowed_outbound_hosts.iter().map(|entry| entry.resolve(&values));
+            let hosts = AllowedHosts::parse(hosts).map_err(|(entry, reason)| HostError::AllowedHost {
+                component: id.clone(),
+                entry,
+                reason,
+            })?;
+            let variables = Variables::new(&component.variables, &values);
+            let template = Template::new(id, component, variables, hosts, &shared, &limits)?;
+            pools.insert(id.clone(), Pool::new(template, &limits));
+        }
+        Ok(Self { manifest, pools, requests: Semaphore::new(limits.requests), limits, stopped })
+    }
+
+    /// Serves until `shutdown` resolves, then stops gracefully: no new connections, and what is in flight gets
+    /// [`Limits::graceful_stop`].
+    ///
+    /// # Errors
+    /// If the socket stops accepting for good.
+    pub async fn serve(
+        self: Arc<Self>,
+        listener: TcpListener,
+        shutdown: impl Future<Output = ()> + Send,
+    ) -> Result<(), HostError> {
+        let free = Arc::new(Semaphore::new(self.limits.connections));
+        let graceful = GracefulShutdown::new();
+        let mut connections = JoinSet::new();
+        let mut shutdown = std::pin::pin!(shutdown);
+        loop {
+            let accepted = tokio::select! {
+                () = &mut shutdown => break,
+                Some(_) = connections.join_next() => continue,
+                accepted = async {
+                    // The semaphore is never closed.
+                    let slot = free.clone().acquire_owned().await;
+                    (slot, listener.accept().await)
+                } => accepted,
+            };
+            match accepted {
+                (slot, Ok((stream, client))) => {
+                    let connection = self.clone().connection(stream, client, &graceful);
+                    connections.spawn(async move {
+                        connection.await;
+                        drop(slot);
+                    });
+                }
+                (_, Err(error)) if is_final(&error) => return Err(HostError::Accept(error)),
+                (_, Err(error)) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+        drop(listener);
+        tokio::select! {
+            () = graceful.shutdown() => {}
+            () = sleep(self.limits.graceful_stop) => tracing::warn!("requests in flight were cut off"),
+        }
+        self.stopped.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    fn connection(
+        self: Arc<Self>,
+        stream: TcpStream,
+        client: SocketAddr,
+        graceful: &GracefulShutdown,
+    ) -> impl Future<Output = ()> + use<> {
+        if let Err(error) = set_options(&stream, self.limits.client_silence) {
+            tracing::debug!(%error, %client, "a socket's options could not be set");
+        }
+        let client_header = HeaderValue::try_from(client.to_string()).unwrap_or(HeaderValue::from_static(""));
+        let mut builder = http1::Builder::new();
+        builder
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.limits.header_read)
+            .max_buf_size(self.limits.header_bytes)
+            .keep_alive(true);
+        let service = service_fn(move |request| {
+            let (host, client) = (self.clone(), client_header.clone());
+            async move { Ok::<_, Infallible>(host.answer(request, client).await) }
+        });
+        let connection = graceful.watch(builder.serve_connection(TokioIo::new(stream), service));
+        async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, %client, "a connection ended early");
+            }
+        }
+    }
+
+    async fn answer(&self, request: Request<Incoming>, client: HeaderValue) -> Response<WasiBody> {
+        let Some((route, trailing)) = self.manifest.route(request.uri().path()) else {
+            return Problem::NotFound.response();
+        };
+        let Some(pool) = self.pools.get(&route.component) else {
+            return Problem::NotFound.response();
+        };
+        let path_info = HeaderValue::try_from(trailing).ok();
+        let (mut head, body) = request.into_parts();
+        let Some(authority) = authority(&head.uri, head.headers.get(header::HOST)) else {
+            return Problem::BadHost.response();
+        };
+        spin_headers(&mut head.headers, route, path_info, &authority, &head.uri, client);
+        let mut uri = std::mem::take(&mut head.uri).into_parts();
+        uri.scheme = Some(Scheme::HTTP);
+        uri.authority = Some(authority);
+        let Ok(uri) = Uri::from_parts(uri) else {
+            return Problem::BadHost.response();
+        };
+        head.uri = uri;
+        let body = if body.is_end_stream() {
+            Empty::new().map_err(|never| match never {}).boxed_unsync()
+        } else {
+            Patient {
+                body,
+                limit: self.limits.body_read,
+                sleep: Box::pin(sleep(self.limits.body_read)),
+                waiting: false,
+            }
+            .boxed_unsync()
+        };
+        // The semaphore is never closed.
+        let _slot = self.requests.acquire().await;
+        pool.answer(Request::from_parts(head, body)).await
+    }
+}
+
+fn check_databases(manifest: &Manifest, databases: &Databases) -> Result<(), HostError> {
+    for (id, component) in &manifest.components {
+        for label in &component.sqlite_databases {
+            match databases.check(label) {
+                None => {
+                    return Err(HostError::UnknownDatabase { component: id.clone(), label: label.clone() });
+                }
+                Some(Err((path, reason))) => {
+                    return Err(HostError::Database { label: label.clone(), path, reason });
+                }
+                Some(Ok(())) => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether accepting will never work again; everything else passes, like a connection that was reset meanwhile.
+fn is_final(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind;
+
+    matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::NotConnected | ErrorKind::Unsupported)
+}
+
+fn set_options(stream: &TcpStream, silence: Duration) -> std::io::Result<()> {
+    // Head and body leave as two writes: without this, the second waits for the client's acknowledgement.
+    stream.set_nodelay(true)?;
+    // A client that vanished without a word, or does not read, would hold what it follows for ever.
+    let socket = SockRef::from(stream);
+    socket.set_tcp_user_timeout(Some(silence))?;
+    // Whole seconds, and not none, is all that the system takes.
+    let pause = (silence / 2).max(Duration::from_secs(1));
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(pause).with_interval(pause))
+}
+
+fn authority(uri: &Uri, host: Option<&HeaderValue>) -> Option<Authority> {
+    match uri.authority() {
+        Some(authority) => Some(authority.clone()),
+        None => Authority::try_from(host?.as_bytes()).ok().filter(|authority| !authority.as_str().contains('@')),
+    }
+}
+
+/// The headers that Spin adds to each request; what a client sends under their names is replaced.
+fn spin_headers(
+    headers: &mut http::HeaderMap,
+    route: &Route,
+    path_info: Option<HeaderValue>,
+    authority: &Authority,
+    uri: &Uri,
+    client: HeaderValue,
+) {
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    let full = HeaderValue::try_from(format!("http://{authority}{path}")).ok();
+    let mut set = |name: &'static str, value: Option<HeaderValue>| {
+        let name = HeaderName::from_static(name);
+        match value {
+            Some(value) => _ = headers.insert(name, value),
+            None => _ = headers.remove(name),
+        }
+    };
+    set("spin-path-info", path_info);
+    set("spin-full-url", full);
+    set("spin-matched-route", Some(route.matched.clone()));
+    set("spin-base-path", Some(HeaderValue::from_static("/")));
+    set("spin-raw-component-route", Some(route.matched.clone()));
+    set("spin-component-route", Some(route.prefix.clone()));
+    set("spin-client-addr", Some(client));
+}
+
+/// A request's body that gives up when nothing arrives for a while.
+struct Patient {
+    body: Incoming,
+    limit: Duration,
+    sleep: Pin<Box<Sleep>>,
+    waiting: bool,
+}
+
+impl Body for Patient {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let this = &mut *self;
+        if let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) {
+            this.waiting = false;
+            return Poll::Ready(frame.map(|frame| frame.map_err(Error::from)));
+        }
+        // The clock runs while the component waits for the client, not while the client waits for the component.
+        if !std::mem::replace(&mut this.waiting, true) {
+            this.sleep.as_mut().reset(Instant::now() + this.limit);
+        }
+        ready!(this.sleep.as_mut().poll(cx));
+        Poll::Ready(Some(Err(Error::ConnectionReadTimeout)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

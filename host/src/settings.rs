@@ -1,0 +1,74 @@
+//! What surrounds an application: values, files and bounds.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What Spin takes from `runtime-config.toml`, the environment and its own flags.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// Values of application variables, by their names in the manifest.
+    pub variables: BTreeMap<String, String>,
+    /// Files of the SQLite databases, by label.
+    pub sqlite: BTreeMap<String, PathBuf>,
+    /// Where compiled code is kept between starts.
+    pub cache_dir: PathBuf,
+    /// The bounds of an instance and of the server.
+    pub limits: Limits,
+}
+
+/// Bounds. The defaults suit a laptop and a small server.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Bytes of linear memory of an instance; what goes beyond is refused to it (128 MiB).
+    pub instance_memory: usize,
+    /// How long a component may take until the head of its answer; then the client gets a 504 (60 s: longer than the
+    /// longest wait that a client can ask for).
+    pub first_byte: Duration,
+    /// How long a component may compute without letting its other requests go on; then the instance ends (2 s).
+    pub cpu_slice: Duration,
+    /// Requests that an instance answers at the same time (16, as in Spin).
+    pub requests_per_instance: usize,
+    /// Requests after which an instance is replaced, which frees what it has hoarded (10,000).
+    pub requests_before_retirement: usize,
+    /// How long an instance without work is kept (60 s): what it has learnt, such as verified tokens, goes with it.
+    pub idle_instance: Duration,
+    /// Instances alive at the same time (64).
+    pub instances: u32,
+    /// Requests that wait or run at the same time; more wait for their turn on the socket (1,024).
+    pub requests: usize,
+    /// Open connections; more wait in the system's queue (4,096).
+    pub connections: usize,
+    /// How long the head of a request may take to arrive, from the end of the one before it (95 s): longer than clients keep
+    /// an idle connection (reqwest 90 s, nginx 60 s), so that none sends a request on one that is just being closed.
+    pub header_read: Duration,
+    /// How long the body of a request may stand still (30 s).
+    pub body_read: Duration,
+    /// How long a client may leave what was sent to it unread, or be gone without a word (60 s).
+    pub client_silence: Duration,
+    /// Bytes that a request's head may have (64 KiB); twice as many are a 431 for certain.
+    pub header_bytes: usize,
+    /// How long requests in flight get when the host stops (10 s).
+    pub graceful_stop: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            instance_memory: 128 << 20,
+            first_byte: Duration::from_secs(60),
+            cpu_slice: Duration::from_secs(2),
+            requests_per_instance: 16,
+            requests_before_retirement: 10_000,
+            idle_instance: Duration::from_secs(60),
+            instances: 64,
+            requests: 1024,
+            connections: 4096,
+            header_read: Duration::from_secs(95),
+            body_read: Duration::from_secs(30),
+            client_silence: Duration::from_secs(60),
+            header_bytes: 64 << 10,
+            graceful_stop: Duration::from_secs(10),
+        }
+    }
+}
