@@ -1,0 +1,189 @@
+//! The one place that names concrete adapters: what the reconciler talks to can be read here.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use renga_shared::domain::{ExecutionId, Timestamp};
+use renga_shared::sql::uri::DatabaseUri;
+use renga_shared::sql::{DatabaseError, deployment, engines as engine_rows, observations, reconcilers};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use crate::clock::{Clock, SystemClock};
+use crate::config::Config;
+use crate::db::{NativeDatabase, migrate};
+use crate::driver::Driver;
+use crate::engine::EngineSettings;
+use crate::engines::Engines;
+use crate::metrics::Metrics;
+use crate::random::Random;
+use crate::status::{self, Begun};
+use crate::tasks::{Context, collect_logs::Collectors, lease, watch::watch};
+
+/// How long running passes may take to end when the process is asked to, and handing over after that.
+const PATIENCE: Duration = Duration::from_secs(7);
+const HAND_OVER: Duration = Duration::from_secs(2);
+/// How long to wait before a database is tried again that is away at the start.
+const RETRY: Duration = Duration::from_secs(1);
+/// How long an engine that nobody serves any more is shown.
+const ENGINE_KEPT: Duration = Duration::from_secs(3600);
+/// How often the database is asked whose it is.
+const IDENTITY_PERIOD: Duration = Duration::from_secs(5);
+
+/// Runs a reconciler until `stop` completes, then hands over what it held.
+///
+/// # Errors
+/// When its port is taken, the database's schema is newer than this program, or the database has become another. One
+/// that is away is waited for.
+pub async fn run(config: Config, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+    tokio::pin!(stop);
+    let listener = TcpListener::bind(config.metrics_address).await.with_context(|| {
+        format!(
+            "cannot listen on {} for /healthz, /readyz and /metrics; set DEPLOYER_METRICS_ADDRESS to a free address, \
+             such as 127.0.0.1:0",
+            config.metrics_address
+        )
+    })?;
+    let address = listener.local_addr()?;
+    let begun = Begun::default();
+    let mut background = JoinSet::new();
+    background.spawn(serve_status(listener, Arc::clone(&begun)));
+
+    let db = NativeDatabase::open(&config.database)?;
+    let (deployment, context, heard) = tokio::select! {
+        ready = begin(&config, &db) => ready?,
+        () = &mut stop => return Ok(()),
+    };
+    // Set nowhere else.
+    let _ = begun.set(context.clone());
+    background.spawn(lease::keep(context.clone()));
+    for served in context.engines.iter() {
+        background.spawn(watch(context.clone(), served.clone()));
+    }
+    tracing::info!(reconciler = %context.id, %address, "reconciler {} is ready; /metrics on {address}", context.id);
+
+    let mut ended = Ok(());
+    let stop = async {
+        tokio::select! {
+            () = stop => {}
+            () = becomes_another(&context.db, &deployment) => ended = Err(anyhow!(
+                "the database {:?} is another than when the reconciler began: start it again", config.database
+            )),
+        }
+    };
+    Driver::new(context.clone(), heard).run(stop, PATIENCE).await;
+
+    background.shutdown().await;
+    hand_over(&context).await;
+    ended
+}
+
+async fn serve_status(listener: TcpListener, begun: Begun) {
+    if let Err(error) = status::serve(listener, begun).await {
+        tracing::error!(%error, "/healthz, /readyz and /metrics are no longer served: {error}");
+    }
+}
+
+/// The deployment's id, the context of all tasks, and where it hears of executions.
+type Beginning = (String, Context, mpsc::UnboundedReceiver<ExecutionId>);
+
+/// Does what has to be done before the first pass, as soon as the database answers.
+async fn begin(config: &Config, db: &NativeDatabase) -> anyhow::Result<Beginning> {
+    loop {
+        match try_to_begin(config, db).await {
+            Ok(beginning) => return Ok(beginning),
+            Err(DatabaseError::Unavailable(error)) => {
+                tracing::warn!(error, "the database {:?} is waited for: {error}", config.database);
+                tokio::time::sleep(RETRY).await;
+            }
+            Err(error) => {
+                return Err(error).with_context(|| {
+                    format!("cannot use the database {:?}; see SQLALCHEMY_DATABASE_URI", config.database)
+                });
+            }
+        }
+    }
+}
+
+async fn try_to_begin(config: &Config, db: &NativeDatabase) -> Result<Beginning, DatabaseError> {
+    migrate(&config.database).await?;
+    deployment::set_audit(db, config.track_modifications).await?;
+    let proposed = ExecutionId::new(SystemClock.now(), Random::from_system().number().to_be_bytes());
+    let deployment = deployment::id(db, &proposed.to_string()).await?;
+    let settings = EngineSettings {
+        deployment: deployment.clone(),
+        host_paths: config.host_paths.clone(),
+        container_ip: config.container_ip,
+    };
+    let engines = config.engines.iter().map(|(name, url)| (name.clone(), url.connect(&settings)));
+    let (context, heard) = context(config, db.clone(), Engines::new(engines));
+    lease::renew(&context).await?;
+    for served in context.engines.iter() {
+        // Known before anything is asked of it, so that a POST that names it is accepted from the start.
+        let answer = Err("it has not answered yet");
+        engine_rows::put(db, &served.name, served.engine.kind(), answer, context.now()).await?;
+    }
+    engine_rows::forget(db, context.now().minus(ENGINE_KEPT)).await?;
+    Ok((deployment, context, heard))
+}
+
+/// Completes when the database has another deployment's id or no tables: another was put in its place. What belongs to
+/// this one would be looked for in vain there, and what is made now would bear the wrong labels.
+async fn becomes_another(db: &NativeDatabase, deployment: &str) {
+    loop {
+        tokio::time::sleep(IDENTITY_PERIOD).await;
+        match deployment::known_id(db).await {
+            Ok(Some(known)) if known == deployment => {}
+            Ok(_) | Err(DatabaseError::Schema(_)) => return,
+            // It is away, which the lease tells.
+            Err(_) => {}
+        }
+    }
+}
+
+fn context(config: &Config, db: NativeDatabase, engines: Engines) -> (Context, mpsc::UnboundedReceiver<ExecutionId>) {
+    let random = Random::from_system();
+    let id = ExecutionId::new(SystemClock.now(), random.number().to_be_bytes()).to_string();
+    let (nudges, heard) = mpsc::unbounded_channel();
+    let context = Context {
+        id: id.into(),
+        db,
+        engines,
+        clock: Arc::new(SystemClock),
+        random,
+        settings: Arc::new(config.tasks.clone()),
+        collectors: Collectors::default(),
+        metrics: Metrics::default(),
+        nudges,
+        lease_until: Arc::new(AtomicI64::new(Timestamp::default().0)),
+    };
+    (context, heard)
+}
+
+/// Frees what was held, so that others need not wait for the lease to end.
+async fn hand_over(context: &Context) {
+    context.collectors.abort_all();
+    let released = async {
+        let held = observations::release_all(&context.db, &context.id, context.now()).await?;
+        reconcilers::end(&context.db, &context.id).await?;
+        context.db.close().await;
+        Ok::<_, DatabaseError>(held.len())
+    };
+    match tokio::time::timeout(HAND_OVER, released).await {
+        Ok(Ok(count)) => tracing::info!(count, "stopped; handed over {count} executions"),
+        Ok(Err(error)) => tracing::warn!(%error, "stopped; others take over when the lease ends: {error}"),
+        Err(_) => tracing::warn!("stopped; others take over when the lease ends: the database does not answer"),
+    }
+}
+
+/// Brings the schema of `database` up to date, and says so.
+pub async fn migrate_once(database: &DatabaseUri) -> anyhow::Result<()> {
+    migrate(database)
+        .await
+        .with_context(|| format!("cannot migrate the database {database:?}; see SQLALCHEMY_DATABASE_URI"))?;
+    tracing::info!("the database {database:?} is up to date");
+    Ok(())
+}

@@ -1,0 +1,247 @@
+//! Docker Engine, 20.10 and newer.
+//!
+//! An execution is a container `renga-<id>`. What becomes of its specification:
+//!
+//! | field | here |
+//! |---|---|
+//! | `image` | pulled when absent; `:latest` without a tag or digest |
+//! | `command` | the container's command, as arguments of the image's entry point if it has one |
+//! | `ports` | published on an ephemeral port of `DEPLOYER_DOCKER_CONTAINER_IP` |
+//! | `resources` | limits: memory (without swap) and CPUs, at most as many as there are; requests: memory reservation and CPU shares; `nvidia.com/gpu` in either; others are refused |
+//! | `emptyDir` | a volume of the container alone, writable by all; with `medium: Memory` a tmpfs; a `sizeLimit` only there; mounted twice only where that shares nothing |
+//! | `persistentVolumeClaim` | the volume of that name, made when there is none; no `subPath` |
+//! | `hostPath` | a bind mount of what is there, under `DEPLOYER_HOST_PATHS` |
+//! | `configMap`, `secret` | refused |
+//! | `labels` | not passed on: they are the context's, and here they could pass for ours |
+//!
+//! No new privileges, fewer capabilities than Docker's default, at most 4,096 processes, no restarts. There is no init process in
+//! front of the command: with one, a command that does not exist would start, and fail only then. So a command that
+//! does not handle TERM uses up the whole grace period when it is stopped.
+
+mod body;
+mod client;
+mod events;
+mod failure;
+mod logs;
+mod mounts;
+mod pull;
+mod state;
+mod url;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bollard::models::{ContainerInspectResponse, ContainerSummary, ContainerSummaryStateEnum};
+use bollard::query_parameters::{
+    CreateContainerOptions, InspectContainerOptions, ListContainersOptions, RemoveContainerOptions,
+    StartContainerOptions, StopContainerOptions, UploadToContainerOptions, WaitContainerOptions,
+};
+use futures::stream::{BoxStream, StreamExt as _};
+use renga_shared::domain::{ExecutionId, Timestamp, Why};
+
+pub use url::DockerUrl;
+
+use self::client::{ACT_WITHIN, ANSWER_WITHIN, Client, Connection};
+use self::failure::Failure;
+use crate::crash::crash_point;
+
+use super::{
+    DEPLOYMENT_LABEL, EXECUTION_LABEL, Engine, EngineError, EngineEvent, EngineInfo, EngineSettings, Launch, Listed,
+    LogEntry, Object, object_name,
+};
+
+/// A Docker Engine.
+#[derive(Clone, Debug)]
+pub struct Docker {
+    client: Arc<Client>,
+    settings: Arc<EngineSettings>,
+}
+
+impl Docker {
+    /// The engine at `url`. Nothing is asked of it yet; it may come and go.
+    pub fn new(url: DockerUrl, settings: EngineSettings) -> Self {
+        Self { client: Arc::new(Client::new(url)), settings: Arc::new(settings) }
+    }
+
+    /// The container with this name or id, if there is one.
+    async fn container(&self, name: &str) -> Result<Option<ContainerInspectResponse>, EngineError> {
+        let Connection { docker, .. } = self.client.connection().await?;
+        let inspect = docker.inspect_container(name, None::<InspectContainerOptions>);
+        match self.client.answer(ANSWER_WITHIN, inspect).await {
+            Ok(container) => Ok(Some(container)),
+            Err(Failure::Answered { status: 404, .. }) => Ok(None),
+            Err(failure) => Err(failure.into()),
+        }
+    }
+
+    /// The container of an execution. One of that name without our labels is somebody else's: it counts as none, and
+    /// `create` says that the name is taken.
+    async fn ours(&self, id: ExecutionId) -> Result<Option<ContainerInspectResponse>, EngineError> {
+        let container = self.container(&object_name(id)).await?;
+        Ok(container.filter(|found| state::is_ours(&state::labels(found), &self.settings, Some(&id.to_string()))))
+    }
+
+    /// The container that has the name already.
+    async fn adopt(&self, launch: &Launch) -> Result<ContainerInspectResponse, EngineError> {
+        let name = object_name(launch.id);
+        match self.container(&name).await? {
+            Some(found) if state::is_ours(&state::labels(&found), &self.settings, Some(&launch.id.to_string())) => {
+                Ok(found)
+            }
+            Some(_) => Err(EngineError::Refused(Why::new(
+                "NameTaken",
+                format!("The engine has a container {name} that this deployment did not make."),
+            ))),
+            // It was removed just now.
+            None => Err(EngineError::Retry(Why::new("EngineBusy", format!("The engine is still removing {name}.")))),
+        }
+    }
+
+    /// Lets every user of the container write to its empty folders, which Docker makes for root alone.
+    async fn open_to_all(
+        &self,
+        connection: &Connection,
+        container: &str,
+        folders: &[String],
+    ) -> Result<(), EngineError> {
+        for folder in folders {
+            crash_point!("before_open_to_all");
+            let options = UploadToContainerOptions { path: folder.clone(), ..UploadToContainerOptions::default() };
+            let archive = bollard::body_full(open_folder().into());
+            let upload = connection.docker.upload_to_container(container, Some(options), archive);
+            self.client.answer(ACT_WITHIN, upload).await?;
+        }
+        Ok(())
+    }
+}
+
+/// A tar with one entry: the folder that it is unpacked in, with rights for everybody.
+fn open_folder() -> Vec<u8> {
+    let mut header = tar::Header::new_ustar();
+    header.set_entry_type(tar::EntryType::Directory);
+    header.set_mode(0o777);
+    header.set_size(0);
+    let mut archive = tar::Builder::new(Vec::new());
+    // Writing to memory does not fail.
+    let written = archive.append_data(&mut header, "./", std::io::empty()).and_then(|()| archive.into_inner());
+    written.unwrap_or_default()
+}
+
+#[async_trait]
+impl Engine for Docker {
+    fn kind(&self) -> &'static str {
+        "docker"
+    }
+
+    async fn probe(&self) -> Result<EngineInfo, EngineError> {
+        let Connection { version, .. } = self.client.connect().await?;
+        Ok(EngineInfo { version })
+    }
+
+    async fn prepare(&self, launch: &Launch, progress: &(dyn Fn(Why) + Send + Sync)) -> Result<(), EngineError> {
+        let Connection { docker, .. } = self.client.connection().await?;
+        let image = launch.spec.image.canonical();
+        match self.client.answer(ANSWER_WITHIN, docker.inspect_image(&image)).await {
+            Ok(_) => Ok(()),
+            Err(Failure::Answered { status: 404, .. }) => pull::pull(&docker, &image, progress).await,
+            Err(failure) => Err(failure.into()),
+        }
+    }
+
+    async fn create(&self, launch: &Launch) -> Result<String, EngineError> {
+        let mounts = mounts::mounts(&launch.spec, &self.settings, self.client.url.is_local())?;
+        let body = body::body(launch, &self.settings, &mounts)?;
+        let connection = self.client.connection().await?;
+        let options =
+            CreateContainerOptions { name: Some(object_name(launch.id)), ..CreateContainerOptions::default() };
+        let create = connection.docker.create_container(Some(options), body);
+        let container = match self.client.answer(ACT_WITHIN, create).await {
+            Ok(created) => created.id,
+            Err(Failure::Answered { status: 409, .. }) => {
+                let found = self.adopt(launch).await?;
+                let id = found.id.clone().unwrap_or_default();
+                if state::was_started(&found) {
+                    return Ok(id);
+                }
+                id
+            }
+            Err(failure) => return Err(failure::of_create(failure, launch.spec.image.as_str())),
+        };
+        self.open_to_all(&connection, &container, &mounts.open_to_all).await?;
+        Ok(container)
+    }
+
+    async fn start(&self, object: &str) -> Result<(), EngineError> {
+        // Asked to start a container that has ended, Docker runs it again. The look waits for a start that is under way.
+        if self.container(object).await?.is_some_and(|container| state::was_started(&container)) {
+            return Ok(());
+        }
+        let Connection { docker, .. } = self.client.connection().await?;
+        let start = docker.start_container(object, None::<StartContainerOptions>);
+        self.client.answer(ACT_WITHIN, start).await.map_err(failure::of_start)
+    }
+
+    async fn inspect(&self, id: ExecutionId) -> Result<Option<Object>, EngineError> {
+        let container = self.ours(id).await?;
+        Ok(container.map(|container| state::object(&container, &self.settings)))
+    }
+
+    async fn stop(&self, object: &str, grace: Duration) -> Result<(), EngineError> {
+        let Connection { docker, .. } = self.client.connection().await?;
+        let seconds = grace.as_secs() + u64::from(grace.subsec_nanos() > 0);
+        let options = StopContainerOptions { t: Some(i32::try_from(seconds).unwrap_or(i32::MAX)), signal: None };
+        let stop = docker.stop_container(object, Some(options));
+        match self.client.answer(grace + ACT_WITHIN, stop).await {
+            Ok(()) | Err(Failure::Answered { status: 404, .. }) => Ok(()),
+            Err(failure) => Err(failure.into()),
+        }
+    }
+
+    async fn remove(&self, object: &str) -> Result<(), EngineError> {
+        let Connection { docker, .. } = self.client.connection().await?;
+        let options = RemoveContainerOptions { v: true, force: true, link: false };
+        match self.client.answer(ACT_WITHIN, docker.remove_container(object, Some(options))).await {
+            Ok(()) | Err(Failure::Answered { status: 404, .. }) => return Ok(()),
+            Err(Failure::Answered { status: 409, .. }) => {}
+            Err(failure) => return Err(failure.into()),
+        }
+        // Somebody else is removing it: wait until they have.
+        let options = WaitContainerOptions { condition: "removed".into() };
+        let mut waited = docker.wait_container(object, Some(options));
+        match tokio::time::timeout(ANSWER_WITHIN, waited.next()).await {
+            Err(_) => Err(EngineError::Retry(Why::new("EngineBusy", "The engine is still removing its container."))),
+            Ok(_) if self.container(object).await?.is_none() => Ok(()),
+            Ok(_) => Err(EngineError::Retry(Why::new("EngineBusy", "The engine could not remove its container."))),
+        }
+    }
+
+    async fn list(&self) -> Result<Vec<Listed>, EngineError> {
+        let Connection { docker, .. } = self.client.connection().await?;
+        let label = format!("{DEPLOYMENT_LABEL}={}", self.settings.deployment);
+        let filters = HashMap::from([("label".to_owned(), vec![label])]);
+        let options = ListContainersOptions { all: true, filters: Some(filters), ..ListContainersOptions::default() };
+        let containers = self.client.answer(ANSWER_WITHIN, docker.list_containers(Some(options))).await?;
+        Ok(containers.into_iter().filter_map(listed).collect())
+    }
+
+    fn logs(&self, object: &str, since: i64) -> BoxStream<'static, Result<LogEntry, EngineError>> {
+        logs::follow(Arc::clone(&self.client), object.to_owned(), since).boxed()
+    }
+
+    fn events(&self) -> BoxStream<'static, Result<EngineEvent, EngineError>> {
+        events::events(Arc::clone(&self.client), self.settings.deployment.clone()).boxed()
+    }
+}
+
+/// `None`: its label names no execution, so it is none of ours, whatever its other label says.
+fn listed(container: ContainerSummary) -> Option<Listed> {
+    use ContainerSummaryStateEnum::{PAUSED, RESTARTING, RUNNING, STOPPING};
+    Some(Listed {
+        execution: container.labels?.get(EXECUTION_LABEL)?.parse().ok()?,
+        object: container.id?,
+        running: matches!(container.state, Some(RUNNING | PAUSED | RESTARTING | STOPPING)),
+        created: Timestamp(container.created.unwrap_or_default().saturating_mul(1_000_000)),
+    })
+}

@@ -1,0 +1,95 @@
+//! Which paths of an engine's host a volume may use: those under a folder that the operator allowed.
+
+use std::path::{Component, Path, PathBuf};
+
+use renga_shared::domain::Why;
+
+use super::EngineError;
+
+/// The path inside a hostPath volume that is to be mounted, if one of `allowed` holds it.
+///
+/// `look` tells that the engine's host is this machine. Then symbolic links are followed first: whoever can write to an
+/// allowed folder could otherwise put a link there that leads out of it. It cannot be seen what is done to the folder
+/// between this look and the mount; a folder should be allowed only to users who may see all that its machine has.
+pub(super) fn allow(
+    path: &str,
+    sub_path: Option<&str>,
+    allowed: &[PathBuf],
+    look: bool,
+) -> Result<PathBuf, EngineError> {
+    let wanted = sub_path.map_or_else(|| PathBuf::from(path), |sub| Path::new(path).join(sub));
+    let refused = || {
+        let text = format!(
+            "A volume's path {} is not under a folder that the deployer's operator allows in DEPLOYER_HOST_PATHS.",
+            wanted.display()
+        );
+        Err(EngineError::Refused(Why::new("HostPathNotAllowed", text)))
+    };
+    let Some(normal) = normalise(&wanted) else { return refused() };
+    if !allowed.iter().any(|folder| normal.starts_with(folder)) {
+        return refused();
+    }
+    if look && let Ok(real) = normal.canonicalize() {
+        let real_folders = allowed.iter().map(|folder| folder.canonicalize().unwrap_or_else(|_| folder.clone()));
+        if !real_folders.into_iter().any(|folder| real.starts_with(folder)) {
+            return refused();
+        }
+        return Ok(real);
+    }
+    Ok(normal)
+}
+
+/// The path without doubled slashes. `None` for one that is not absolute or that goes upwards.
+fn normalise(path: &Path) -> Option<PathBuf> {
+    let normal = |part: &Component<'_>| matches!(part, Component::RootDir | Component::Normal(_));
+    (path.is_absolute() && path.components().all(|part| normal(&part))).then(|| path.components().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn allowed(path: &str, sub_path: Option<&str>, look: bool, folders: &[&Path]) -> Option<PathBuf> {
+        let folders: Vec<PathBuf> = folders.iter().map(PathBuf::from).collect();
+        match allow(path, sub_path, &folders, look) {
+            Ok(path) => Some(path),
+            Err(EngineError::Refused(why)) => {
+                assert_eq!(why.reason, "HostPathNotAllowed");
+                assert!(why.message.contains("DEPLOYER_HOST_PATHS"), "{}", why.message);
+                None
+            }
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn only_what_is_under_an_allowed_folder() {
+        let folders = [Path::new("/srv/data"), Path::new("/mnt")];
+        for good in ["/srv/data", "/srv/data/", "/srv//data/x", "/mnt/a/b"] {
+            assert!(allowed(good, None, false, &folders).is_some(), "{good}");
+        }
+        for bad in
+            ["/", "/srv", "/srv/database", "/srv/data/../../etc", "/srv/data/..", "srv/data", "/var/run/docker.sock"]
+        {
+            assert_eq!(allowed(bad, None, false, &folders), None, "{bad}");
+        }
+        assert_eq!(allowed("/srv/data", Some("a/b"), false, &folders), Some("/srv/data/a/b".into()));
+        assert_eq!(allowed("/srv/data", Some("../b"), false, &folders), None);
+        assert_eq!(allowed("/srv/data", Some("/etc"), false, &folders), None);
+        assert_eq!(allowed("/srv/data", None, false, &[]), None);
+    }
+
+    #[test]
+    fn a_link_that_leads_out_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let inside = folder.path().join("allowed");
+        std::fs::create_dir_all(inside.join("real")).unwrap();
+        std::os::unix::fs::symlink("/etc", inside.join("out")).unwrap();
+        std::os::unix::fs::symlink("real", inside.join("in")).unwrap();
+        let path = |name: &str| inside.join(name).display().to_string();
+        assert_eq!(allowed(&path("out"), None, true, &[&inside]), None);
+        assert_eq!(allowed(&path("out"), Some("ssl"), true, &[&inside]), None);
+        assert_eq!(allowed(&path("in"), None, true, &[&inside]), Some(inside.join("real").canonicalize().unwrap()));
+        assert!(allowed(&path("not-there"), None, true, &[&inside]).is_some());
+    }
+}

@@ -1,0 +1,419 @@
+//! One execution, one pass: read the row, look at the engine, decide ([`crate::plan`]), act, record; again until
+//! nothing is left to do now.
+//!
+//! Obligations: the decision is durable before the engine is called; every record names the revision that was read, so that
+//! a wish that came meanwhile is never overwritten, but read and planned for; a pass may be cut off at any point and
+//! run again from the start.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use renga_shared::domain::{ExecutionId, Phase, Refused, Status, Timestamp, Wanted, Why};
+use renga_shared::sql::observations::{self, Observation, Work};
+use renga_shared::sql::{DatabaseError, logs};
+use tokio::sync::{Notify, mpsc};
+
+use super::Context;
+use super::collect_logs::{self, CollectError};
+use crate::backoff;
+use crate::crash::crash_point;
+use crate::engine::{EngineError, Launch, Object};
+use crate::engines::Served;
+use crate::launch;
+use crate::plan::{Seen, Situation, Step, plan};
+
+/// How long an execution that its engine is slow with is left before somebody looks again.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// How long one is left that waits for an engine to answer, which wakes it. For when the waking went wrong.
+const UNTIL_WOKEN: Duration = Duration::from_secs(120);
+/// How often logs that the engine cannot give are asked for before the end is recorded without them.
+const DRAIN_TRIES: i64 = 6;
+
+/// Why a pass ended before its time. The driver tries again soon.
+#[derive(Debug, thiserror::Error)]
+pub enum PassError {
+    /// The database did not do what it was asked.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    /// The states refused what the plan asked for: a mistake of ours, on which nothing was recorded.
+    #[error("the plan does not fit the states: {0}")]
+    Plan(#[from] Refused),
+    /// This reconciler's lease ended: somebody else may look after the execution now.
+    #[error("the lease has ended")]
+    LeaseEnded,
+}
+
+/// Brings one execution, which this reconciler has claimed, as far as it gets now. `nudged` tells that its row changed.
+pub async fn converge(context: &Context, id: ExecutionId, nudged: Arc<Notify>) -> Result<(), PassError> {
+    while context.lease_holds() {
+        let Some(work) = observations::load(&context.db, &context.id, id).await? else { return Ok(()) };
+        let served = work.execution.status.facts().engine.as_ref().and_then(|name| context.engines.get(name));
+        let mut pass = Pass { context, nudged: &nudged, served, closings: context.engines.closings(), work };
+        let stepped = pass.step().await;
+        let next = match stepped {
+            Ok(next) => next,
+            Err(Trouble::Pass(error)) => return Err(error),
+            Err(Trouble::Engine(error)) => pass.put_off(error).await?,
+        };
+        if let Next::Done = next {
+            return Ok(());
+        }
+    }
+    Err(PassError::LeaseEnded)
+}
+
+/// What a step leaves to do.
+#[derive(Clone, Copy)]
+enum Next {
+    /// Read the row again and plan on.
+    Again,
+    /// Nothing until something is heard or due.
+    Done,
+}
+
+/// What ends a step.
+enum Trouble {
+    Pass(PassError),
+    Engine(EngineError),
+}
+
+impl<E: Into<PassError>> From<E> for Trouble {
+    fn from(error: E) -> Self {
+        Self::Pass(error.into())
+    }
+}
+
+struct Pass<'a> {
+    context: &'a Context,
+    nudged: &'a Notify,
+    served: Option<&'a Served>,
+    /// How often engines had come up before this one was looked at.
+    closings: u64,
+    work: Work,
+}
+
+impl<'a> Pass<'a> {
+    fn id(&self) -> ExecutionId {
+        self.work.execution.id
+    }
+
+    fn status(&self) -> &Status {
+        &self.work.execution.status
+    }
+
+    async fn step(&mut self) -> Result<Next, Trouble> {
+        let (seen, ports) = self.look().await.map_err(Trouble::Engine)?;
+        let choice = match self.status().phase() {
+            Phase::Pending => self.context.engines.choose(self.work.execution.wanted_engine.as_deref()),
+            _ => Err(Why::new("EngineChosen", "An engine is chosen already.")),
+        };
+        let wanted = self.work.execution.wanted;
+        let step = plan(Situation { wanted, status: self.status(), seen: &seen, choice: &choice });
+        tracing::debug!(execution = %self.id(), ?step, "execution {}: {step:?}", self.id());
+        match step {
+            Step::Wait(why) if matches!(seen, Seen::Object(_)) => self.wait(why, LOOK_AGAIN).await,
+            Step::Wait(why) => self.wait(why, UNTIL_WOKEN).await,
+            step => self.perform(step, ports).await,
+        }
+    }
+
+    /// What the engine shows, with its ports as JSON.
+    async fn look(&self) -> Result<(Seen, Option<String>), EngineError> {
+        let Some(name) = &self.status().facts().engine else { return Ok((Seen::NoEngine, None)) };
+        let Some(served) = self.served else {
+            let message = format!("The engine {name}, which it runs on, is not in this deployment's configuration.");
+            return Ok((Seen::Unreachable(Why::new("EngineNotServed", message)), None));
+        };
+        if let Err(why) = served.available() {
+            return Ok((Seen::Unreachable(why), None));
+        }
+        match served.heard(served.engine.inspect(self.id()).await) {
+            Ok(object) => {
+                let ports = object.as_ref().map(ports_json);
+                Ok((Seen::Object(object), ports))
+            }
+            Err(EngineError::Down(reason)) => Ok((Seen::Unreachable(served.unavailable(&reason)), None)),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn perform(&mut self, step: Step, ports: Option<String>) -> Result<Next, Trouble> {
+        let status = self.status().clone();
+        let now = self.context.now();
+        match step {
+            Step::Choose(engine) => self.record(status.scheduled(engine)?, None).await,
+            Step::Create => self.create().await,
+            Step::Adopt(object) => self.record(status.created(object)?, None).await,
+            Step::Start(object) => {
+                let served = self.engine()?;
+                crash_point!("before_start");
+                let started = served.heard(served.engine.start(&object).await);
+                crash_point!("after_start");
+                match started {
+                    Ok(()) => Ok(Next::Again),
+                    Err(EngineError::Refused(why)) => self.record(status.failed(why, now)?, None).await,
+                    Err(error) => Err(Trouble::Engine(error)),
+                }
+            }
+            Step::Running { started } => self.record(status.running(started)?, ports).await,
+            Step::Attend => self.attend(ports).await,
+            Step::BeginStop(why) => self.record(status.stopping(why)?, None).await,
+            Step::Stop(object) => {
+                let served = self.engine()?;
+                crash_point!("before_stop");
+                let stopped = served.engine.stop(&object, self.context.settings.stop_grace).await;
+                crash_point!("after_stop");
+                served.heard(stopped).map_err(Trouble::Engine)?;
+                Ok(Next::Again)
+            }
+            Step::End { exit, why } => {
+                let why = self.drain(why).await?;
+                let ended = status.exited(exit.code, exit.started, exit.finished, why)?;
+                self.record(ended, Some("[]".into())).await
+            }
+            Step::RemoveObject(object) => {
+                let served = self.engine()?;
+                crash_point!("before_remove");
+                let removed = served.engine.remove(&object).await;
+                crash_point!("after_remove");
+                served.heard(removed).map_err(Trouble::Engine)?;
+                Ok(Next::Again)
+            }
+            Step::FinishRemoval => {
+                self.context.collectors.abort(self.id()).await;
+                logs::remove(&self.context.db, self.id()).await?;
+                let removed = status.removed(Why::new("Deleted", "It was deleted, as its user asked."), now)?;
+                self.record(removed, Some("[]".into())).await
+            }
+            Step::Fail(why) => self.record(status.failed(why, now)?, None).await,
+            Step::Lose(why) => {
+                let why = self.drain(why).await?;
+                self.record(status.lost(why, now)?, Some("[]".into())).await
+            }
+            Step::Wait(why) => self.wait(why, LOOK_AGAIN).await,
+            Step::Rest => self.let_go().await,
+        }
+    }
+
+    /// The engine that the plan speaks of. Nothing is asked of it once the lease has ended.
+    fn engine(&self) -> Result<&'a Served, Trouble> {
+        if !self.context.lease_holds() {
+            return Err(PassError::LeaseEnded.into());
+        }
+        // The plan asks for an engine's work only after that engine showed the object.
+        self.served.ok_or_else(|| {
+            Trouble::Engine(EngineError::Retry(Why::new("EngineNotServed", "Its engine is not served here.")))
+        })
+    }
+
+    /// Makes ready what the engine needs, telling what that waits for, and creates the object. Left when the wish
+    /// changes meanwhile.
+    async fn create(&mut self) -> Result<Next, Trouble> {
+        let served = self.engine()?;
+        let launch = match launch::of(&self.work, &self.context.settings.default_base_url) {
+            Ok(launch) => launch,
+            Err(why) => {
+                let failed = self.status().failed(why, self.context.now())?;
+                return self.record(failed, None).await;
+            }
+        };
+        crash_point!("before_prepare");
+        match self.prepare(served, &launch).await? {
+            Some(Ok(())) => {}
+            Some(Err(error)) => return self.fail_if_refused(error).await,
+            None => return Ok(Next::Again),
+        }
+        crash_point!("before_create");
+        let created = served.heard(served.engine.create(&launch).await);
+        crash_point!("after_create");
+        match created {
+            Ok(object) => {
+                let created = self.status().created(object)?;
+                self.record(created, None).await
+            }
+            Err(error) => self.fail_if_refused(error).await,
+        }
+    }
+
+    /// `None`: the row changed, so that it is no longer clear that this is wanted.
+    async fn prepare(&mut self, served: &Served, launch: &Launch) -> Result<Option<Result<(), EngineError>>, Trouble> {
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let progress = move |why| {
+            // Who listens is gone only when the pull is given up.
+            let _ = tell.send(why);
+        };
+        let prepare = served.engine.prepare(launch, &progress);
+        tokio::pin!(prepare);
+        loop {
+            tokio::select! {
+                biased;
+                prepared = &mut prepare => return Ok(Some(served.heard(prepared))),
+                Some(why) = told.recv() => {
+                    let explained = self.status().explained(Some(why));
+                    if !self.write(explained, None, self.work.attempts, None, true).await? {
+                        return Ok(None);
+                    }
+                }
+                () = self.nudged.notified() => {
+                    let row = observations::load(&self.context.db, &self.context.id, self.id()).await?;
+                    if row.is_none_or(|row| row.execution.wanted != Wanted::Running) {
+                        return Ok(None);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn fail_if_refused(&mut self, error: EngineError) -> Result<Next, Trouble> {
+        match error {
+            EngineError::Refused(why) => {
+                let failed = self.status().failed(why, self.context.now())?;
+                self.record(failed, None).await
+            }
+            other => Err(Trouble::Engine(other)),
+        }
+    }
+
+    /// It runs: its logs are collected, its ports are known, and nothing else is to do.
+    async fn attend(&mut self, ports: Option<String>) -> Result<Next, Trouble> {
+        let (Some(served), Some(object)) = (self.served, self.status().facts().engine_id.clone()) else {
+            return Ok(Next::Done);
+        };
+        self.context.collectors.ensure(self.context, served, self.id(), object);
+        let ports = ports.filter(|ports| !same_json(ports, &self.work.execution.ports));
+        if ports.is_some() || self.status().facts().reason.is_some() || self.work.attempts != 0 {
+            let plain = self.status().explained(None);
+            let written = self.write(plain, ports, 0, None, true).await?;
+            return Ok(if written { Next::Done } else { Next::Again });
+        }
+        self.lay_down(None).await
+    }
+
+    /// Stores what is left of the logs. Returns why it ended, which also says so if that is not all of them.
+    async fn drain(&mut self, why: Why) -> Result<Why, Trouble> {
+        let (Some(served), Some(object)) = (self.served, self.status().facts().engine_id.clone()) else {
+            return Ok(why);
+        };
+        if self.work.execution.wanted == Wanted::Removed {
+            return Ok(why);
+        }
+        match collect_logs::drain(self.context, served, self.id(), object).await {
+            Ok(true) => Ok(why),
+            Ok(false) => Ok(without_logs(why)),
+            Err(CollectError::Database(error)) => Err(error.into()),
+            Err(CollectError::Engine(error @ (EngineError::Retry(_) | EngineError::Refused(_))))
+                if self.work.attempts >= DRAIN_TRIES =>
+            {
+                tracing::warn!(execution = %self.id(), %error, "the end of {} is recorded without its last logs: {error}", self.id());
+                Ok(without_logs(why))
+            }
+            Err(CollectError::Engine(error)) => Err(Trouble::Engine(error)),
+        }
+    }
+
+    /// An engine could not do it now: say so, and try again later. Whether it answers decides who wakes the row.
+    async fn put_off(&mut self, error: EngineError) -> Result<Next, PassError> {
+        let why = match error {
+            // The circuit is open now: the next plan says what waits for it and what does not.
+            EngineError::Down(_) => return Ok(Next::Again),
+            EngineError::Retry(why) | EngineError::Refused(why) => why,
+        };
+        let attempts = self.work.attempts + 1;
+        let why = match attempts {
+            1 => why,
+            _ => Why::new(why.reason, format!("{} It was tried {attempts} times.", why.message)),
+        };
+        let due = self.context.now().plus(backoff::after(attempts, self.context.random.number()));
+        let explained = self.status().explained(Some(why));
+        let written = self.write(explained, None, attempts, Some(due), true).await?;
+        Ok(if written { Next::Done } else { Next::Again })
+    }
+
+    async fn wait(&mut self, why: Option<Why>, pause: Duration) -> Result<Next, Trouble> {
+        let due = self.context.now().plus(pause);
+        let explained = match why {
+            Some(why) => self.status().explained(Some(why)),
+            None => self.status().clone(),
+        };
+        // What waits for the same thing as before is not written again.
+        let laid_down = if explained == *self.status() {
+            self.lay_down(Some(due)).await?
+        } else if self.write(explained, None, self.work.attempts, Some(due), true).await? {
+            Next::Done
+        } else {
+            Next::Again
+        };
+        // An engine that came up meanwhile woke only what lay down before.
+        Ok(if self.context.engines.closings() == self.closings { laid_down } else { Next::Again })
+    }
+
+    /// Says when somebody must look next, if only an event can make it sooner.
+    async fn lay_down(&mut self, due: Option<Timestamp>) -> Result<Next, Trouble> {
+        let execution = &self.work.execution;
+        if due == self.work.due
+            || observations::defer(&self.context.db, &self.context.id, execution.id, execution.revision, due).await?
+        {
+            return Ok(Next::Done);
+        }
+        Ok(Next::Again)
+    }
+
+    /// Nobody needs to look after it any more.
+    async fn let_go(&mut self) -> Result<Next, Trouble> {
+        let status = self.status().clone();
+        let written = self.write(status, None, 0, None, false).await?;
+        Ok(if written { Next::Done } else { Next::Again })
+    }
+
+    /// Records a step; the plan goes on from there.
+    async fn record(&mut self, status: Status, ports: Option<String>) -> Result<Next, Trouble> {
+        // What has ended is heard of no more, and is not yet let go: should this pass be cut off, another must follow.
+        let due = status.phase().is_terminal().then(|| self.context.now().plus(observations::CLAIMED_FOR));
+        if !self.write(status, ports, 0, due, true).await? {
+            return Ok(Next::Again);
+        }
+        let (id, phase) = (self.id(), self.status().phase());
+        tracing::info!(execution = %id, %phase, reason = self.status().facts().reason, "execution {id} is {phase}");
+        if phase == Phase::Running {
+            self.context.metrics.started(self.context.now().since(self.work.execution.created));
+        }
+        Ok(Next::Again)
+    }
+
+    /// Writes what was seen. `false`: the row is another than the one that was read; nothing was written.
+    async fn write(
+        &mut self,
+        status: Status,
+        ports: Option<String>,
+        attempts: i64,
+        due: Option<Timestamp>,
+        hold: bool,
+    ) -> Result<bool, PassError> {
+        let seen = Observation { status, ports, attempts, due, hold };
+        let execution = &mut self.work.execution;
+        let written =
+            observations::record(&self.context.db, &self.context.id, execution.id, execution.revision, &seen).await?;
+        let Some(revision) = written else { return Ok(false) };
+        execution.revision = revision;
+        execution.status = seen.status;
+        (self.work.attempts, self.work.due) = (attempts, due);
+        if let Some(ports) = seen.ports {
+            execution.ports = ports;
+        }
+        Ok(true)
+    }
+}
+
+fn ports_json(object: &Object) -> String {
+    serde_json::to_string(&object.ports).unwrap_or_else(|_| "[]".into())
+}
+
+/// Whether two texts are the same JSON: a database may write it in its own way.
+fn same_json(one: &str, other: &str) -> bool {
+    let parse = |text: &str| serde_json::from_str::<serde_json::Value>(text).ok();
+    parse(one) == parse(other)
+}
+
+fn without_logs(why: Why) -> Why {
+    Why::new(why.reason, format!("{} The engine did not give the last of its logs.", why.message))
+}

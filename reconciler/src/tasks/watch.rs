@@ -1,0 +1,127 @@
+//! One engine: asks whether it answers, hears its events, and keeps its row.
+
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use renga_shared::domain::Timestamp;
+use renga_shared::sql::{engines, observations};
+
+use super::Context;
+use super::resync::{Orphans, resync};
+use crate::backoff;
+use crate::engine::{EngineError, EngineEvent};
+use crate::engines::Served;
+
+/// How often an engine is asked whether it still answers.
+const PROBE_PERIOD: Duration = Duration::from_secs(20);
+/// How often everything is compared although no event said so.
+pub const RESYNC_PERIOD: Duration = Duration::from_secs(300);
+/// How often objects without a row are looked at again, while there are any.
+const ORPHAN_PERIOD: Duration = Duration::from_secs(15);
+
+/// Watches one engine for ever.
+pub async fn watch(context: Context, served: Served) {
+    let mut watch = Watch { context, served, orphans: Orphans::default(), resynced: Timestamp::default() };
+    let mut failures = 0;
+    loop {
+        let began = watch.context.now();
+        let error = watch.until_it_fails().await;
+        watch.went_down(&error).await;
+        // Who answered for a while begins anew; who never did is asked ever more rarely, but at least every ten seconds.
+        let lasted = watch.context.now().since(began);
+        failures = if lasted > PROBE_PERIOD { 1 } else { failures + 1 };
+        let pause = backoff::after(failures, watch.context.random.number()).min(Duration::from_secs(10));
+        watch.context.clock.sleep(pause).await;
+    }
+}
+
+struct Watch {
+    context: Context,
+    served: Served,
+    orphans: Orphans,
+    resynced: Timestamp,
+}
+
+impl Watch {
+    /// Probes, then hears events until the engine does not answer, to this task or to any other.
+    async fn until_it_fails(&mut self) -> EngineError {
+        if let Err(error) = self.probe().await {
+            return error;
+        }
+        let served = self.served.clone();
+        let mut events = served.engine.events();
+        // Kept from event to event: on a busy engine they come closer together than this.
+        let mut beat = self.context.clock.sleep(self.period());
+        loop {
+            tokio::select! {
+                biased;
+                reason = served.opened() => return EngineError::Down(reason),
+                () = &mut beat => {
+                    if let Err(error) = self.probe().await {
+                        return error;
+                    }
+                    if !self.orphans.is_empty() || self.context.now().since(self.resynced) >= RESYNC_PERIOD {
+                        self.resync().await;
+                    }
+                    beat = self.context.clock.sleep(self.period());
+                }
+                event = events.next() => match event {
+                    Some(Ok(EngineEvent::Changed(id))) => self.context.nudge(id),
+                    Some(Ok(EngineEvent::Resync)) => {
+                        self.resync().await;
+                        beat = self.context.clock.sleep(self.period());
+                    }
+                    Some(Err(error)) => return error,
+                    None => return EngineError::Down("its stream of events ended".into()),
+                },
+            }
+        }
+    }
+
+    fn period(&self) -> Duration {
+        if self.orphans.is_empty() { PROBE_PERIOD } else { ORPHAN_PERIOD.min(self.context.settings.orphan_grace) }
+    }
+
+    async fn probe(&mut self) -> Result<(), EngineError> {
+        let info = self.served.engine.probe().await?;
+        let (context, name) = (&self.context, &self.served.name);
+        let came_up = self.served.close_circuit();
+        context.metrics.engine(name.as_str(), true);
+        self.put(Ok(&info.version)).await;
+        if came_up {
+            tracing::info!(engine = %name, version = info.version, "engine {name} answers: version {}", info.version);
+            if let Err(error) = observations::wake_engine(&context.db, name, context.now()).await {
+                tracing::warn!(%error, "what waits for engine {name} is looked at later: {error}");
+            }
+        }
+        Ok(())
+    }
+
+    async fn went_down(&mut self, error: &EngineError) {
+        let reason = match error {
+            EngineError::Down(reason) => reason.clone(),
+            other => other.to_string(),
+        };
+        if self.served.open_circuit(&reason) {
+            tracing::warn!(engine = %self.served.name, reason, "engine {} does not answer: {reason}", self.served.name);
+        }
+        self.context.metrics.engine(self.served.name.as_str(), false);
+        self.put(Err(&reason)).await;
+    }
+
+    async fn put(&self, state: Result<&str, &str>) {
+        let (context, served) = (&self.context, &self.served);
+        let kind = served.engine.kind();
+        if let Err(error) = engines::put(&context.db, &served.name, kind, state, context.now()).await {
+            tracing::warn!(%error, "the row of engine {} is not written: {error}", served.name);
+        }
+    }
+
+    async fn resync(&mut self) {
+        self.resynced = self.context.now();
+        if let Err(error) = resync(&self.context, &self.served, &mut self.orphans).await {
+            tracing::warn!(%error, "engine {} is compared again later: {error}", self.served.name);
+            self.resynced = Timestamp::default();
+        }
+    }
+}
