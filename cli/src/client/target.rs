@@ -1,0 +1,159 @@
+//! Which service a command talks to, and as whom: flags, then variables, then what `up --dev` wrote.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use renga_shared::domain::Timestamp;
+use reqwest::Url;
+
+use crate::args::{Global, SCOPES};
+use crate::issuer::{Issuer, Request};
+use crate::state::StateFolder;
+
+const DEFAULT_URL: &str = "http://localhost:5000";
+/// The subject of the client commands under the development issuer; `token` has the same.
+pub(crate) const DEVELOPER: &str = "developer";
+/// How long a token is valid that is made for one command. Long, because `run` may follow for days.
+const TOKEN_TTL: Duration = Duration::from_secs(30 * 86_400);
+
+/// A service, and a token for it. Each says where it came from, for messages.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    /// The API's address, base path included.
+    pub(crate) url: Url,
+    /// Where the address came from.
+    pub(crate) url_from: String,
+    /// The bearer token.
+    pub(crate) token: String,
+    /// Where the token came from.
+    pub(crate) token_from: String,
+}
+
+impl Target {
+    /// Chooses. `get` reads the environment; `now` is when a token made here begins to be valid.
+    pub(crate) fn choose(global: &Global, get: &dyn Fn(&str) -> Option<String>, now: Timestamp) -> Result<Self> {
+        let folder = StateFolder::choose(global.state_dir.as_deref(), get);
+        let client = match &folder {
+            Ok(folder) => folder.client()?,
+            Err(_) => None,
+        };
+        let (given_url, url_from) = if let Some(url) = &global.url {
+            (url.clone(), "--url".to_owned())
+        } else if let Some(url) = get("RENGA_DEPLOYER_URL") {
+            (url, "RENGA_DEPLOYER_URL".to_owned())
+        } else if let (Some(client), Ok(folder)) = (&client, &folder) {
+            (client.url.clone(), format!("{}, written by the last `up --dev`", folder.client_path().display()))
+        } else {
+            (DEFAULT_URL.to_owned(), "the default".to_owned())
+        };
+        let url =
+            base_url(&given_url).with_context(|| format!("{given_url:?} (from {url_from}) is not a service's URL"))?;
+
+        let (token, token_from) = if let Some(token) = &global.token {
+            (token.clone(), "--token".to_owned())
+        } else if let Some(token) = get("RENGA_DEPLOYER_TOKEN") {
+            (token, "RENGA_DEPLOYER_TOKEN".to_owned())
+        } else {
+            let issuer = client.and_then(|client| Some((same_service(&client.url, &url)?, client.issuer?)));
+            let (Some((_, facts)), Ok(folder)) = (issuer, &folder) else {
+                bail!(
+                    "there is no token for {url}: set RENGA_DEPLOYER_TOKEN, or give --token \
+                     (a service of your own that `renga-deployer up --dev` runs needs neither)"
+                );
+            };
+            let issuer = Issuer::open(folder, facts)?;
+            let request = Request { subject: DEVELOPER, scopes: &SCOPES, ttl: TOKEN_TTL };
+            (issuer.token(request, now)?, format!("the development issuer's key {}", folder.key_path().display()))
+        };
+        Ok(Self { url, url_from, token: token.trim().to_owned(), token_from })
+    }
+}
+
+/// A token of the development issuer is of use to its own service only, and no business of any other.
+fn same_service(written: &str, url: &Url) -> Option<()> {
+    let written = Url::parse(written).ok()?;
+    (written.origin() == url.origin()).then_some(())
+}
+
+/// The API's address: with `/v1` if the URL has no path, without a slash at its end.
+fn base_url(text: &str) -> Result<Url> {
+    let mut url =
+        Url::parse(text.trim()).context("write it like http://localhost:5000 or https://example.org/api/deployer")?;
+    if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
+        bail!("it must begin with http:// or https://");
+    }
+    let path = match url.path().trim_end_matches('/') {
+        "" => "/v1".to_owned(),
+        path => path.to_owned(),
+    };
+    url.set_path(&path);
+    url.set_query(None);
+    url.set_fragment(None);
+    Ok(url)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::args::Output;
+    use crate::state::{ClientFile, IssuerFacts};
+
+    const NOW: Timestamp = Timestamp(1_800_000_000_000_000);
+
+    fn global(state: &Path) -> Global {
+        Global { output: Output::Table, url: None, token: None, state_dir: Some(state.to_owned()) }
+    }
+
+    fn written(url: &str) -> tempfile::TempDir {
+        let temp = tempfile::tempdir().unwrap();
+        let folder = StateFolder::choose(Some(temp.path()), &|_| None).unwrap();
+        let issuer = IssuerFacts { issuer: "http://issuer".into(), scope_claim: "scope".into() };
+        folder.write_client(&ClientFile { url: url.into(), issuer: Some(issuer) }).unwrap();
+        temp
+    }
+
+    #[test]
+    fn a_url_without_a_path_means_v1() {
+        for (given, meant) in [
+            ("http://localhost:5000", "http://localhost:5000/v1"),
+            ("http://localhost:5000/", "http://localhost:5000/v1"),
+            ("https://example.org/api/deployer/", "https://example.org/api/deployer"),
+        ] {
+            assert_eq!(base_url(given).unwrap().as_str(), meant);
+        }
+        for wrong in ["localhost:5000", "ftp://localhost", "", "http://"] {
+            assert!(base_url(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn flags_go_before_variables_before_what_up_wrote() {
+        let state = written("http://127.0.0.1:1/v1");
+        let get = |name: &str| match name {
+            "RENGA_DEPLOYER_URL" => Some("http://variable:2".to_owned()),
+            "RENGA_DEPLOYER_TOKEN" => Some("from-variable\n".to_owned()),
+            _ => None,
+        };
+        let mut flags = global(state.path());
+        let target = Target::choose(&flags, &|_| None, NOW).unwrap();
+        assert_eq!(target.url.as_str(), "http://127.0.0.1:1/v1");
+        assert!(target.token_from.contains("dev-key.pem"), "{}", target.token_from);
+        let target = Target::choose(&flags, &get, NOW).unwrap();
+        assert_eq!((target.url.as_str(), target.token.as_str()), ("http://variable:2/v1", "from-variable"));
+        flags.url = Some("http://flag:3/api/deployer".into());
+        flags.token = Some("from-flag".into());
+        let target = Target::choose(&flags, &get, NOW).unwrap();
+        assert_eq!((target.url.as_str(), target.token.as_str()), ("http://flag:3/api/deployer", "from-flag"));
+    }
+
+    #[test]
+    fn the_development_issuers_tokens_go_to_its_own_service_only() {
+        let state = written("http://127.0.0.1:1/v1");
+        let mut flags = global(state.path());
+        flags.url = Some("https://elsewhere.example".into());
+        let refused = Target::choose(&flags, &|_| None, NOW).unwrap_err().to_string();
+        assert!(refused.contains("RENGA_DEPLOYER_TOKEN"), "{refused}");
+    }
+}

@@ -1,0 +1,92 @@
+//! From a parsed command line to what performs it. Here the process's surroundings are read: environment, clock, randomness.
+
+use anyhow::Context as _;
+use clap::CommandFactory as _;
+use clap_complete::Shell;
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+use renga_shared::domain::Timestamp;
+use tokio::runtime::Runtime;
+
+use crate::args::{Arguments, Command, Token};
+use crate::client::{self, Surroundings, Target};
+use crate::ended::{Ended, Failure, output_error};
+use crate::issuer::{DEFAULT_ISSUER, DEFAULT_SCOPE_CLAIM, Issuer, Request};
+use crate::output;
+use crate::state::{IssuerFacts, StateFolder};
+use crate::up;
+
+/// Performs what was typed.
+pub(crate) fn perform(arguments: Arguments) -> Result<Ended, Failure> {
+    let Arguments { global, command } = arguments;
+    match &command {
+        Command::Completion { shell } => {
+            let script = completion(*shell);
+            std::io::Write::write_all(&mut std::io::stdout(), script.as_bytes()).map_err(output_error)?;
+            return Ok(Ended::Done);
+        }
+        Command::Token(token) => {
+            let folder = StateFolder::choose(global.state_dir.as_deref(), &variable)?;
+            output::line(&print_token(token, &folder)?)?;
+            return Ok(Ended::Done);
+        }
+        _ => {}
+    }
+    // reqwest is built without a provider of its own, so that there is one in the process.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = Runtime::new().context("cannot start the runtime").map_err(Failure::Failed)?;
+    let ended = runtime.block_on(async {
+        match command {
+            Command::Up(arguments) => {
+                let folder = StateFolder::choose(global.state_dir.as_deref(), &variable);
+                up::up(&arguments, folder, &variable, now()).await
+            }
+            Command::Migrate => up::migrate().await,
+            command => {
+                let target = Target::choose(&global, &variable, now());
+                let random = StdRng::from_os_rng().random();
+                let surroundings = Surroundings { output: global.output, now: now(), random, get: &variable };
+                client::perform(command, target, &surroundings).await
+            }
+        }
+    });
+    // What is left at work when a second signal came is not waited for.
+    runtime.shutdown_background();
+    ended
+}
+
+/// The completion script for a shell.
+fn completion(shell: Shell) -> String {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "renga-deployer", &mut script);
+    let script = String::from_utf8_lossy(&script).into_owned();
+    // clap_complete writes a hyphenated program's name in two ways, so that nothing is completed after a subcommand
+    // (clap-rs/clap#6421). Without the bug there is nothing to replace.
+    script.replace("renga__subcmd__deployer", "renga__deployer")
+}
+
+/// A token of the development issuer, as the last `up --dev` takes it.
+fn print_token(token: &Token, folder: &StateFolder) -> anyhow::Result<String> {
+    let written = folder.client()?.and_then(|client| client.issuer);
+    let facts = IssuerFacts {
+        issuer: variable("DEPLOYER_JWT_ISSUER")
+            .or_else(|| written.as_ref().map(|facts| facts.issuer.clone()))
+            .unwrap_or_else(|| DEFAULT_ISSUER.to_owned()),
+        scope_claim: variable("DEPLOYER_TOKEN_SCOPE_KEY")
+            .or_else(|| written.map(|facts| facts.scope_claim))
+            .unwrap_or_else(|| DEFAULT_SCOPE_CLAIM.to_owned()),
+    };
+    let issuer = Issuer::open(folder, facts)?;
+    issuer.token(Request { subject: &token.sub, scopes: &token.scopes(), ttl: token.ttl }, now())
+}
+
+/// An environment variable, unless it is unset or empty.
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.trim().is_empty())
+}
+
+#[allow(clippy::disallowed_methods, reason = "the one place of this program where the machine's clock is read")]
+fn now() -> Timestamp {
+    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    Timestamp::from_epoch(since_epoch.unwrap_or_default())
+}

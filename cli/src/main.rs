@@ -1,0 +1,36 @@
+//! `renga-deployer`: parse, run, report.
+
+mod args;
+mod client;
+mod commands;
+mod ended;
+mod issuer;
+mod output;
+mod signals;
+mod state;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use ended::{Ended, Failure};
+
+fn main() -> ExitCode {
+    let arguments = args::Arguments::parse();
+    let ended = commands::perform(arguments);
+    if let Err(failure) = &ended
+        && !failure.is_closed_output()
+    {
+        eprintln!("renga-deployer: {failure:#}");
+    }
+    ExitCode::from(match ended {
+        Ok(Ended::Done) => 0,
+        Ok(Ended::Container(code)) => u8::try_from(code).unwrap_or(255),
+        Ok(Ended::Left) => 130,
+        // Whoever closed the output has what they wanted.
+        Err(failure) if failure.is_closed_output() => 0,
+        Err(Failure::Failed(_)) => 1,
+        Err(Failure::Usage(_)) => 2,
+        Err(Failure::Run(_)) => 125,
+    })
+}

@@ -1,0 +1,213 @@
+//! The state folder: what `up --dev` leaves for the client commands.
+//!
+//! Obligations: what is in it lets its reader act as any user of the development service, so the folder is made with
+//! mode 0700 and its files with 0600, and a key that others may read is refused.
+
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use serde::{Deserialize, Serialize};
+
+/// The folder's place and files.
+#[derive(Clone, Debug)]
+pub(crate) struct StateFolder(PathBuf);
+
+/// What the client commands need to reach the last `up --dev`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ClientFile {
+    /// The API's address, base path included.
+    pub(crate) url: String,
+    /// How its development issuer signs; absent if it verifies with a key of its own choice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) issuer: Option<IssuerFacts>,
+}
+
+/// What a token has to say so that the service accepts it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct IssuerFacts {
+    /// `iss`.
+    pub(crate) issuer: String,
+    /// The claim with the scopes.
+    pub(crate) scope_claim: String,
+}
+
+impl StateFolder {
+    /// The folder that the flag names, or `RENGA_DEPLOYER_STATE`, or the usual place. `get` reads the environment.
+    pub(crate) fn choose(flag: Option<&Path>, get: &dyn Fn(&str) -> Option<String>) -> anyhow::Result<Self> {
+        if let Some(folder) = flag {
+            return Ok(Self(folder.to_owned()));
+        }
+        match get("RENGA_DEPLOYER_STATE") {
+            Some(folder) => Ok(Self(folder.into())),
+            None => Self::usual(get).context(
+                "there is no place for the state folder: neither XDG_STATE_HOME nor HOME is set; give --state-dir",
+            ),
+        }
+    }
+
+    /// Where the folder is when nobody says otherwise.
+    fn usual(get: &dyn Fn(&str) -> Option<String>) -> Option<Self> {
+        // The XDG specification has relative paths ignored.
+        let absolute = |name| get(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        let states = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")))?;
+        Some(Self(states.join("renga-deployer")))
+    }
+
+    /// Whether a command in another terminal finds this folder without being told.
+    pub(crate) fn is_usual(&self, get: &dyn Fn(&str) -> Option<String>) -> bool {
+        Self::usual(get).is_some_and(|usual| usual.0 == self.0)
+    }
+
+    /// The folder.
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The development issuer's private key.
+    pub(crate) fn key_path(&self) -> PathBuf {
+        self.0.join("dev-key.pem")
+    }
+
+    /// Where the client file is.
+    pub(crate) fn client_path(&self) -> PathBuf {
+        self.0.join("client.json")
+    }
+
+    /// The private key's text, if it was made.
+    pub(crate) fn key(&self) -> anyhow::Result<Option<String>> {
+        let path = self.key_path();
+        match fs::metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot read {}", path.display()));
+            }
+            Ok(found) if found.permissions().mode() & 0o077 != 0 => bail!(
+                "{} may be read or changed by others (mode {:03o}): they can act as any user. Remove it, and a new key is made",
+                path.display(),
+                found.permissions().mode() & 0o777
+            ),
+            Ok(_) => {}
+        }
+        fs::read_to_string(&path).map(Some).with_context(|| format!("cannot read {}", path.display()))
+    }
+
+    /// Keeps a new private key, and answers the key that is kept: another process may have been first.
+    pub(crate) fn keep_key(&self, pem: &str) -> anyhow::Result<String> {
+        let path = self.key_path();
+        let new = self.write_beside(&path, pem)?;
+        // A link never replaces: whoever comes second takes what the first one kept.
+        let linked = fs::hard_link(&new, &path);
+        // A leftover is harmless, and as unreadable as the key.
+        let _ = fs::remove_file(&new);
+        match linked {
+            Ok(()) => Ok(pem.to_owned()),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.key()?.with_context(|| format!("{} vanished; try again", path.display()))
+            }
+            Err(error) => Err(error).with_context(|| format!("cannot write {}", path.display())),
+        }
+    }
+
+    /// What the last `up --dev` wrote, if any did.
+    pub(crate) fn client(&self) -> anyhow::Result<Option<ClientFile>> {
+        let path = self.client_path();
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot read {}", path.display()));
+            }
+        };
+        let file = serde_json::from_str(&text)
+            .with_context(|| format!("{} is damaged; remove it, and start `up --dev` again", path.display()))?;
+        Ok(Some(file))
+    }
+
+    /// Tells the client commands of a service.
+    pub(crate) fn write_client(&self, file: &ClientFile) -> anyhow::Result<()> {
+        let path = self.client_path();
+        let new = self.write_beside(&path, &serde_json::to_string_pretty(file)?)?;
+        fs::rename(&new, &path).with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// A finished file beside `path`, so that nobody reads a half-written one.
+    fn write_beside(&self, path: &Path, text: &str) -> anyhow::Result<PathBuf> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.0).with_context(|| {
+            format!("cannot make the state folder {}; choose another with --state-dir", self.0.display())
+        })?;
+        let new = path.with_extension(format!("new-{}", std::process::id()));
+        // Left by a process of the same number that was killed.
+        let _ = fs::remove_file(&new);
+        let written = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&new)
+            .and_then(|mut file| file.write_all(text.as_bytes()));
+        written
+            .with_context(|| format!("cannot write {}; choose another state folder with --state-dir", new.display()))?;
+        Ok(new)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn everything_in_it_is_its_owners_alone() {
+        let temp = tempfile::tempdir().unwrap();
+        let folder = StateFolder(temp.path().join("state"));
+        let client = ClientFile { url: "http://localhost:1/v1".into(), issuer: None };
+        folder.keep_key("the key").unwrap();
+        folder.write_client(&client).unwrap();
+        assert_eq!(mode(folder.path()), 0o700);
+        assert_eq!(mode(&folder.key_path()), 0o600);
+        assert_eq!(mode(&folder.client_path()), 0o600);
+        assert_eq!(folder.client().unwrap(), Some(client));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "nothing is left over");
+    }
+
+    #[test]
+    fn the_first_key_stays() {
+        let temp = tempfile::tempdir().unwrap();
+        let folder = StateFolder(temp.path().to_owned());
+        assert_eq!(folder.keep_key("first").unwrap(), "first");
+        assert_eq!(folder.keep_key("second").unwrap(), "first");
+    }
+
+    #[test]
+    fn a_key_that_others_can_read_is_refused_with_the_cure() {
+        let temp = tempfile::tempdir().unwrap();
+        let folder = StateFolder(temp.path().to_owned());
+        folder.keep_key("key").unwrap();
+        fs::set_permissions(folder.key_path(), fs::Permissions::from_mode(0o640)).unwrap();
+        let refused = folder.key().unwrap_err().to_string();
+        assert!(
+            refused.contains("dev-key.pem") && refused.contains("640") && refused.contains("Remove it"),
+            "{refused}"
+        );
+    }
+
+    #[test]
+    fn the_flag_goes_before_the_variable_before_the_usual_place() {
+        let get = |name: &str| match name {
+            "RENGA_DEPLOYER_STATE" => Some("/from/variable".to_owned()),
+            "HOME" => Some("/home/ada".to_owned()),
+            _ => None,
+        };
+        let only_home = |name: &str| get(name).filter(|_| name == "HOME");
+        let chosen = |folder: anyhow::Result<StateFolder>| folder.unwrap().0;
+        assert_eq!(chosen(StateFolder::choose(Some(Path::new("flag")), &get)), Path::new("flag"));
+        assert_eq!(chosen(StateFolder::choose(None, &get)), Path::new("/from/variable"));
+        assert_eq!(chosen(StateFolder::choose(None, &only_home)), Path::new("/home/ada/.local/state/renga-deployer"));
+        assert!(StateFolder::choose(None, &|_| None).unwrap_err().to_string().contains("--state-dir"));
+    }
+}
