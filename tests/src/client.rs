@@ -1,0 +1,205 @@
+//! A client of the API for tests: plain HTTP, with the states waited for.
+
+use anyhow::{Context as _, Result, ensure};
+use reqwest::header::HeaderMap;
+use reqwest::{Method, RequestBuilder, StatusCode};
+use serde_json::{Value, json};
+
+use crate::deployment::until;
+
+/// Speaks to one API as one user.
+#[derive(Clone, Debug)]
+pub struct Client {
+    http: reqwest::Client,
+    base: String,
+    token: String,
+}
+
+/// An execution by its path.
+#[derive(Clone, Debug)]
+pub struct Execution {
+    /// Its path, without the base of the API's address.
+    pub path: String,
+    /// Its id.
+    pub id: String,
+    /// Its context's id.
+    pub context: String,
+}
+
+/// An answer, whole.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub body: String,
+}
+
+impl Answer {
+    /// A header's value; empty when it is not there.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    }
+
+    /// The body as JSON, of an answer with this status.
+    pub fn json(&self, status: u16) -> Result<Value> {
+        ensure!(self.status == status, "{self:?}");
+        ensure!(self.header("content-type") == "application/json", "{self:?}");
+        Ok(serde_json::from_str(&self.body)?)
+    }
+
+    /// The body of a problem with this status.
+    pub fn problem(&self, status: u16) -> Result<Value> {
+        ensure!(self.status == status, "{self:?}");
+        ensure!(self.header("content-type") == "application/problem+json", "{self:?}");
+        let problem: Value = serde_json::from_str(&self.body)?;
+        ensure!(problem["status"] == status, "{problem}");
+        for name in ["title", "detail"] {
+            ensure!(problem[name].as_str().is_some_and(|text| !text.is_empty()), "{problem}");
+        }
+        Ok(problem)
+    }
+
+    /// What a problem with this status says of each bad field, by its pointer, in order.
+    pub fn bad_fields(&self, status: u16) -> Result<Vec<String>> {
+        let problem = self.problem(status)?;
+        let errors = problem["errors"].as_array().with_context(|| format!("no errors in {problem}"))?;
+        ensure!(errors.iter().all(|error| error["detail"].as_str().is_some_and(|text| !text.is_empty())), "{problem}");
+        let mut pointers: Vec<String> =
+            errors.iter().map(|error| error["pointer"].as_str().unwrap_or_default().to_owned()).collect();
+        pointers.sort();
+        Ok(pointers)
+    }
+}
+
+impl Client {
+    /// A client of the API at `base` that shows `token`.
+    pub fn new(base: &str, token: &str) -> Self {
+        // One provider for the whole process; whoever was first is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        Self { http: reqwest::Client::new(), base: base.to_owned(), token: token.to_owned() }
+    }
+
+    /// The same with another token.
+    pub fn with_token(&self, token: &str) -> Self {
+        Self { token: token.to_owned(), ..self.clone() }
+    }
+
+    /// Where the API is.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// A request with the token.
+    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.base)).bearer_auth(&self.token)
+    }
+
+    /// Sends a request and reads the whole answer.
+    pub async fn send(&self, request: RequestBuilder) -> Result<Answer> {
+        let answer = request.send().await?;
+        let (status, headers) = (answer.status(), answer.headers().clone());
+        let body = String::from_utf8_lossy(&answer.bytes().await?).into_owned();
+        Ok(Answer { status, headers, body })
+    }
+
+    /// Sends a request without a body.
+    pub async fn ask(&self, method: Method, path: &str) -> Result<Answer> {
+        self.send(self.request(method, path)).await
+    }
+
+    /// Posts JSON.
+    pub async fn post(&self, path: &str, body: &Value) -> Result<Answer> {
+        self.send(self.request(Method::POST, path).json(body)).await
+    }
+
+    /// Asks, and returns the status with the body as JSON.
+    pub async fn json(&self, method: Method, path: &str, body: Option<Value>) -> Result<(StatusCode, Value)> {
+        let mut request = self.request(method, path);
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        let answer = request.send().await?;
+        let status = answer.status();
+        let text = answer.text().await?;
+        let body = serde_json::from_str(&text).with_context(|| format!("{path} answered {status}: {text}"))?;
+        Ok((status, body))
+    }
+
+    /// Gets what must be there.
+    pub async fn get(&self, path: &str) -> Result<Value> {
+        let (status, body) = self.json(Method::GET, path, None).await?;
+        ensure!(status == StatusCode::OK, "GET {path}: {status} {body}");
+        Ok(body)
+    }
+
+    /// Makes a context and returns its id.
+    pub async fn context(&self, spec: Value) -> Result<String> {
+        let (status, body) = self.json(Method::POST, "/v1/contexts", Some(spec)).await?;
+        ensure!(status == StatusCode::CREATED, "POST /v1/contexts: {status} {body}");
+        Ok(body["identifier"].as_str().context("no identifier")?.to_owned())
+    }
+
+    /// Asks for an execution of a context.
+    pub async fn execute(&self, context: &str, request: Value) -> Result<Execution> {
+        let path = format!("/v1/contexts/{context}/executions");
+        let (status, body) = self.json(Method::POST, &path, Some(request)).await?;
+        ensure!(status == StatusCode::CREATED, "POST {path}: {status} {body}");
+        let id = body["identifier"].as_str().context("no identifier")?.to_owned();
+        Ok(Execution { path: format!("{path}/{id}"), id, context: context.to_owned() })
+    }
+
+    /// Makes a context and one execution of it.
+    pub async fn run(&self, spec: Value) -> Result<Execution> {
+        let context = self.context(spec).await?;
+        self.execute(&context, json!({})).await
+    }
+
+    /// Waits until the execution's phase is one of `phases`, and returns it.
+    pub async fn wait_for(&self, execution: &Execution, phases: &[&str]) -> Result<Value> {
+        until(&format!("{} to be {phases:?}", execution.path), async || {
+            let seen = self.get(&execution.path).await?;
+            let phase = seen["status"]["phase"].as_str().unwrap_or_default();
+            Ok(if phases.contains(&phase) { Ok(seen) } else { Err(seen) })
+        })
+        .await
+    }
+
+    /// Stops an execution.
+    pub async fn stop(&self, execution: &Execution) -> Result<Value> {
+        let (status, body) = self.json(Method::POST, &format!("{}/stop", execution.path), None).await?;
+        ensure!(status == StatusCode::OK, "POST {}/stop: {status} {body}", execution.path);
+        Ok(body)
+    }
+
+    /// Deletes an execution.
+    pub async fn delete(&self, execution: &Execution) -> Result<Value> {
+        let (status, body) = self.json(Method::DELETE, &execution.path, None).await?;
+        ensure!(status == StatusCode::OK, "DELETE {}: {status} {body}", execution.path);
+        Ok(body)
+    }
+
+    /// The logs as they are now, with a query such as `?tail=1`.
+    pub async fn logs(&self, execution: &Execution, query: &str) -> Result<String> {
+        let path = format!("{}/logs{query}", execution.path);
+        let answer = self.request(Method::GET, &path).send().await?;
+        ensure!(answer.status() == StatusCode::OK, "GET {path}: {}", answer.status());
+        Ok(String::from_utf8_lossy(&answer.bytes().await?).into_owned())
+    }
+
+    /// Deletes every execution of this user and waits until each is removed.
+    pub async fn remove_everything(&self) -> Result<()> {
+        let all = self.get("/v1/executions").await?;
+        for execution in all["executions"].as_array().context("no list")? {
+            let (id, context) = (&execution["identifier"], &execution["context_id"]);
+            let (id, context) = (id.as_str().unwrap_or_default(), context.as_str().unwrap_or_default());
+            let path = format!("/v1/contexts/{context}/executions/{id}");
+            let execution = Execution { path, id: id.to_owned(), context: context.to_owned() };
+            self.delete(&execution).await?;
+            self.wait_for(&execution, &["removed"]).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,42 @@
+//! Logs: in order, and written by whoever looks after the execution.
+
+use std::time::Duration;
+
+use renga_shared::domain::Wanted;
+use renga_shared::sql::logs::{Chunk, Size, after, append, before, cut, remove, sizes};
+use renga_shared::sql::observations::claim;
+use renga_shared::sql::{Database, reconcilers};
+
+use super::{Ticker, context, execution, wish};
+
+pub(super) async fn are_kept_in_order_and_by_their_holder(db: &impl Database) {
+    let mut time = Ticker::new(30);
+    let of = context(db, time.now(), "alice", r#"{"image":"busybox"}"#).await;
+    let row = execution(db, of.id, time.now()).await;
+    let now = time.now();
+    reconcilers::renew(db, "one", now.plus(Duration::from_secs(15))).await.unwrap();
+    assert_eq!(claim(db, "one", now, &[row.id]).await.unwrap(), [row.id]);
+    let chunk = |sequence: i64| Chunk {
+        sequence,
+        start: (sequence - 1) * 10,
+        length: 10,
+        last_nanos: i64::MAX - 10 + sequence,
+        frames: vec![0, 255, u8::try_from(sequence).unwrap(), b'\n'],
+    };
+    for sequence in 1..=6 {
+        assert!(append(db, "one", row.id, chunk(sequence)).await.unwrap());
+    }
+    assert!(!append(db, "one", row.id, chunk(6)).await.unwrap(), "a sequence is written once");
+    assert!(!append(db, "two", row.id, chunk(7)).await.unwrap(), "by its holder alone");
+    assert_eq!(after(db, row.id, 0, 100).await.unwrap(), (1..=6).map(chunk).collect::<Vec<_>>());
+    assert_eq!(after(db, row.id, 2, 2).await.unwrap(), [chunk(3), chunk(4)]);
+    assert_eq!(before(db, row.id, i64::MAX, 2).await.unwrap(), [chunk(6), chunk(5)]);
+    assert_eq!(before(db, row.id, 2, 9).await.unwrap(), [chunk(1)]);
+    cut(db, row.id, 2, 4).await.unwrap();
+    let size = |sequence| Size { sequence, length: 10, last_nanos: chunk(sequence).last_nanos };
+    assert_eq!(sizes(db, row.id).await.unwrap(), [1, 2, 5, 6].map(size));
+    wish(db, &row, Wanted::Removed, time.now()).await;
+    assert!(!append(db, "one", row.id, chunk(7)).await.unwrap(), "nothing is added to what is to be removed");
+    remove(db, row.id).await.unwrap();
+    assert_eq!(after(db, row.id, 0, 100).await.unwrap(), []);
+}

@@ -1,0 +1,117 @@
+//! What every adapter of the database port must do: one suite, run against each of them.
+//!
+//! Each function takes a database that is migrated and otherwise empty, and panics where an obligation is not kept.
+
+mod contexts;
+mod executions;
+mod logs;
+mod observations;
+mod values;
+
+use renga_shared::domain::{ContextId, EngineName, ExecutionId, Timestamp, Wanted};
+use renga_shared::sql::contexts::{ContextRow, NewContext};
+use renga_shared::sql::executions::{Asked, ExecutionRow, NewExecutionRow};
+use renga_shared::sql::{Database, Inserted, Visible, engines};
+
+/// Runs the whole suite.
+pub async fn run(db: &impl Database) {
+    values::round_trip(db).await;
+    contexts::are_stored_once_and_seen_by_their_owner(db).await;
+    contexts::are_listed_newest_first_by_page_and_label(db).await;
+    executions::belong_to_their_context(db).await;
+    executions::name_engines_that_are_served(db).await;
+    executions::wishes_only_go_further(db).await;
+    executions::are_listed_by_context_owner_label_and_state(db).await;
+    observations::are_claimed_by_one_at_a_time(db).await;
+    observations::are_guarded_by_revision_and_holder(db).await;
+    observations::of_the_dead_are_taken_over(db).await;
+    observations::show_the_state_that_the_domain_says(db).await;
+    observations::tell_which_objects_are_owned(db).await;
+    logs::are_kept_in_order_and_by_their_holder(db).await;
+    engines_and_deployment(db).await;
+}
+
+/// Ids and times that no other part of the suite uses.
+struct Ticker(i64);
+
+impl Ticker {
+    fn new(part: i64) -> Self {
+        Self(1_700_000_000_000_000 + part * 1_000_000_000)
+    }
+
+    fn now(&mut self) -> Timestamp {
+        self.0 += 1_001;
+        Timestamp(self.0)
+    }
+}
+
+async fn context(db: &impl Database, now: Timestamp, owner: &str, spec: &str) -> ContextRow {
+    let id = ContextId::new(now, [1; 8]);
+    let new = NewContext { id, owner, created: now, spec, project: None, idempotency: None };
+    match renga_shared::sql::contexts::insert(db, &new).await.unwrap() {
+        Inserted::New(row) => row,
+        other => panic!("not new: {other:?}"),
+    }
+}
+
+fn ask(context: ContextId, now: Timestamp) -> NewExecutionRow<'static> {
+    NewExecutionRow {
+        id: ExecutionId::new(now, [2; 8]),
+        context,
+        visible: Visible::All,
+        requested_by: "somebody",
+        created: now,
+        engine: None,
+        namespace: "default",
+        environment: "{}",
+        idempotency: None,
+    }
+}
+
+async fn execution(db: &impl Database, context: ContextId, now: Timestamp) -> ExecutionRow {
+    inserted(renga_shared::sql::executions::insert(db, &ask(context, now)).await.unwrap())
+}
+
+fn inserted(asked: Asked) -> ExecutionRow {
+    match asked {
+        Asked::Inserted(inserted) => match *inserted {
+            Inserted::New(row) => row,
+            other => panic!("not new: {other:?}"),
+        },
+        other => panic!("not inserted: {other:?}"),
+    }
+}
+
+async fn wish(db: &impl Database, row: &ExecutionRow, wanted: Wanted, now: Timestamp) -> ExecutionRow {
+    renga_shared::sql::executions::wish(db, Visible::All, row.context, row.id, wanted, now).await.unwrap().unwrap()
+}
+
+fn docker() -> EngineName {
+    EngineName::parse("docker").unwrap()
+}
+
+async fn engines_and_deployment(db: &impl Database) {
+    let mut time = Ticker::new(90);
+    let name = EngineName::parse("rack-1").unwrap();
+    let (first, second, third) = (time.now(), time.now(), time.now());
+    let row = async || {
+        let rows = engines::list(db).await.unwrap();
+        rows.into_iter().find(|row| row.name == name)
+    };
+    engines::put(db, &name, "docker", Ok("29.1"), first).await.unwrap();
+    engines::put(db, &name, "docker", Ok("29.2"), second).await.unwrap();
+    let up = row().await.unwrap();
+    assert_eq!((up.up, up.since, up.version.as_deref()), (true, first, Some("29.2")), "since is when it came up");
+    engines::put(db, &name, "docker", Err("gone"), third).await.unwrap();
+    let down = row().await.unwrap();
+    assert_eq!((down.up, down.since, down.reason.as_deref()), (false, third, Some("gone")));
+    assert_eq!(down.version.as_deref(), Some("29.2"), "the version is what was last told");
+    engines::forget(db, time.now()).await.unwrap();
+    assert_eq!(row().await, None);
+
+    let id = renga_shared::sql::deployment::id(db, "one").await.unwrap();
+    assert_eq!(renga_shared::sql::deployment::id(db, "another").await.unwrap(), id, "a deployment has one id for ever");
+    renga_shared::sql::deployment::set_audit(db, true).await.unwrap();
+    renga_shared::sql::deployment::set_audit(db, false).await.unwrap();
+    renga_shared::sql::deployment::ping(db).await.unwrap();
+}

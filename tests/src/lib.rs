@@ -1,0 +1,15 @@
+//! What the tests of the whole system are built with.
+//!
+//! [`servers`] starts the real servers that they run against.
+
+pub mod client;
+pub mod component_database;
+pub mod contract;
+pub mod deployment;
+pub mod hand;
+pub mod issuer;
+pub mod process;
+pub mod scripts;
+pub mod servers;
+pub mod simulation;
+pub mod workload;

@@ -1,0 +1,18 @@
+//! The real servers that tests run against: PostgreSQL and Docker.
+//!
+//! A test that needs one begins with [`require!`](crate::require): `let docker = require!(docker);`. Where the machine
+//! has no such server the test does not fail; it says so loudly and is listed at the end of `make test`. Under `CI=true`
+//! or `RENGA_REQUIRE_ALL=1` it fails: there nothing may stay untested unnoticed.
+//!
+//! Whatever is started here ends with the test process, by its own pid, however that process ends.
+
+mod docker;
+mod guarded;
+mod images;
+mod not_run;
+mod postgres;
+
+pub use docker::{DedicatedDocker, docker};
+pub use images::{BUSYBOX, busybox};
+pub use not_run::{NotRun, report_not_run};
+pub use postgres::{Postgres, postgres};

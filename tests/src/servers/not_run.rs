@@ -1,0 +1,84 @@
+//! Tests that could not run say so loudly: on standard error, and in `target/not-run.txt`, which `make test` prints
+//! at its end.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::Path;
+
+/// What a test function returns when it could not run.
+pub trait NotRun {
+    /// The value to return.
+    fn not_run() -> Self;
+}
+
+impl NotRun for () {
+    fn not_run() -> Self {}
+}
+
+impl<E> NotRun for Result<(), E> {
+    fn not_run() -> Self {
+        Ok(())
+    }
+}
+
+/// Records that a test could not run, and why. Use [`require!`](crate::require), which passes the type name of a
+/// function inside the test: libtest does not tell a test its name.
+///
+/// # Panics
+/// Under `CI=true` or `RENGA_REQUIRE_ALL=1`, where every test must run.
+#[expect(clippy::panic, reason = "a test fails by panicking")]
+pub fn report_not_run(inside: &str, reason: &str) {
+    let test = inside.trim_end_matches("::here").replace("::{{closure}}", "");
+    let line = format!("NOT RUN: {test}: {reason}");
+    if is_set("CI", "true") || is_set("RENGA_REQUIRE_ALL", "1") {
+        panic!("{line}");
+    }
+    // Not `eprintln!`: libtest keeps what that prints to itself when the test passes.
+    let _ = writeln!(std::io::stderr(), "{line}");
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/not-run.txt");
+    // One write per line: other test processes append at the same time.
+    let written = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&file)
+        .and_then(|mut list| list.write_all(format!("{line}\n").as_bytes()));
+    if let Err(error) = written {
+        panic!("{line}; nor could {} be written: {error}", file.display());
+    }
+}
+
+fn is_set(name: &str, value: &str) -> bool {
+    std::env::var(name).is_ok_and(|found| found == value)
+}
+
+/// Answers a server that the test needs, or ends the test as one that could not run.
+///
+/// - `require!(docker)`: a client of the machine's Docker Engine;
+/// - `require!(dedicated_docker, "--live-restore")`: a new [`DedicatedDocker`](crate::servers::DedicatedDocker);
+/// - `require!(postgres)`: the [`Postgres`](crate::servers::Postgres) that the process shares.
+///
+/// Either engine has the image [`BUSYBOX`](crate::servers::BUSYBOX).
+/// For use in an `async fn` that returns `()` or a `Result<(), _>`.
+#[macro_export]
+macro_rules! require {
+    (docker) => {
+        $crate::require!(@answer $crate::servers::docker())
+    };
+    (dedicated_docker $(, $option:expr)* $(,)?) => {
+        $crate::require!(@answer $crate::servers::DedicatedDocker::start(&[$($option),*]))
+    };
+    (postgres) => {
+        $crate::require!(@answer $crate::servers::postgres())
+    };
+    (@answer $server:expr) => {
+        match $server.await {
+            Ok(server) => server,
+            Err(error) => {
+                fn here() {}
+                let here = ::std::any::type_name_of_val(&here);
+                $crate::servers::report_not_run(here, &format!("{error:#}"));
+                return $crate::servers::NotRun::not_run();
+            }
+        }
+    };
+}

@@ -1,0 +1,338 @@
+//! What must be true at every moment, and again when everything has come to rest.
+//!
+//! Triggers see each change of a row when it is made, so that no state goes by unseen, and the world is asked at that
+//! moment what really is.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use renga_reconciler::engine::fake::FakeWorld;
+use renga_reconciler::engine::{LogEntry, ObjectState};
+use renga_shared::domain::{ExecutionId, Phase, Wanted};
+use renga_shared::sql::logs::Frame;
+use rusqlite::{Connection, Row, params};
+
+use super::trace;
+
+/// Every change of an execution, before and after.
+const TRIGGERS: &str = "
+    CREATE TEMP TABLE changes (
+        id, wanted, phase, engine, engine_id, started_at, exit_code, revision, message, reason,
+        old_wanted, old_phase, old_engine, old_engine_id, old_started_at, old_exit_code, old_revision);
+    CREATE TEMP TRIGGER changes_seen AFTER UPDATE ON main.executions WHEN OLD.revision <> NEW.revision
+        OR (OLD.wanted, OLD.phase) <> (NEW.wanted, NEW.phase) BEGIN
+        INSERT INTO changes VALUES (
+            NEW.id, NEW.wanted, NEW.phase, NEW.engine, NEW.engine_id, NEW.started_at, NEW.exit_code, NEW.revision,
+            NEW.message, NEW.reason, OLD.wanted, OLD.phase, OLD.engine, OLD.engine_id, OLD.started_at, OLD.exit_code,
+            OLD.revision);
+    END;
+    CREATE TEMP TABLE gaps (id, sequence);
+    CREATE TEMP TRIGGER gaps_seen AFTER INSERT ON main.log_chunks WHEN NEW.start <> COALESCE(
+        (SELECT start + length FROM main.log_chunks
+            WHERE execution_id = NEW.execution_id AND sequence = NEW.sequence - 1), 0) BEGIN
+        INSERT INTO gaps VALUES (NEW.execution_id, NEW.sequence);
+    END;
+";
+
+/// The most that may be kept beyond the limit: chunks are cut whole.
+const SLACK: i64 = 3 * 64 * 1024;
+
+/// What an execution is known to do, and what was done to it by hand.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Known {
+    /// Whether it cannot be started, whatever is tried.
+    pub(super) hopeless: bool,
+    /// What it had written when its object was taken away by hand.
+    pub(super) taken_away: Option<Vec<LogEntry>>,
+}
+
+/// Holds what is seen against what must be.
+pub(super) struct Rules {
+    worlds: Vec<FakeWorld>,
+    log_limit: i64,
+    pub(super) known: BTreeMap<ExecutionId, Known>,
+    /// How many executions reached each phase.
+    pub(super) reached: BTreeMap<Phase, u64>,
+    /// What was broken, in words.
+    pub(super) broken: Vec<String>,
+}
+
+struct Change {
+    id: ExecutionId,
+    wanted: (Wanted, Wanted),
+    phase: (Phase, Phase),
+    engine: (Option<String>, Option<String>),
+    engine_id: (Option<String>, Option<String>),
+    started: (Option<i64>, Option<i64>),
+    exit_code: (Option<i64>, Option<i64>),
+    revision: (i64, i64),
+    message: String,
+    reason: String,
+}
+
+impl Change {
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        let parsed = |index| row.get::<_, String>(index);
+        Ok(Self {
+            id: parse(&parsed(0)?),
+            wanted: (parse(&parsed(10)?), parse(&parsed(1)?)),
+            phase: (parse(&parsed(11)?), parse(&parsed(2)?)),
+            engine: (row.get(12)?, row.get(3)?),
+            engine_id: (row.get(13)?, row.get(4)?),
+            started: (row.get(14)?, row.get(5)?),
+            exit_code: (row.get(15)?, row.get(6)?),
+            revision: (row.get(16)?, row.get(7)?),
+            message: row.get::<_, Option<String>>(8)?.unwrap_or_default(),
+            reason: row.get::<_, Option<String>>(9)?.unwrap_or_default(),
+        })
+    }
+}
+
+fn parse<T: std::str::FromStr>(text: &str) -> T
+where
+    T::Err: std::fmt::Debug,
+{
+    text.parse().unwrap()
+}
+
+impl Rules {
+    pub(super) fn new(worlds: Vec<FakeWorld>, log_limit: i64) -> Self {
+        Self { worlds, log_limit, known: BTreeMap::new(), reached: BTreeMap::new(), broken: Vec::new() }
+    }
+
+    pub(super) fn watch(connection: &Connection) -> rusqlite::Result<()> {
+        connection.execute_batch(TRIGGERS)
+    }
+
+    pub(super) fn broken(&mut self, text: String) {
+        trace::say(format!("BROKEN: {text}"));
+        self.broken.push(text);
+    }
+
+    /// The object of an execution, wherever it is.
+    pub(super) fn object(&self, id: ExecutionId) -> Option<(ObjectState, Vec<LogEntry>)> {
+        self.worlds.iter().find_map(|world| world.object(id))
+    }
+
+    pub(super) fn starts(&self, id: ExecutionId) -> u32 {
+        self.worlds.iter().map(|world| world.starts_of(id)).sum()
+    }
+
+    /// Looks at what was just written.
+    pub(super) fn hold(&mut self, connection: &Connection) {
+        let changes: Vec<Change> = all(connection, "SELECT * FROM changes", Change::read);
+        if !changes.is_empty() {
+            connection.prepare_cached("DELETE FROM changes").unwrap().execute([]).unwrap();
+        }
+        for change in changes {
+            if change.phase.0 != change.phase.1 {
+                *self.reached.entry(change.phase.1).or_default() += 1;
+            }
+            if let Err(text) = self.judge(&change, connection) {
+                self.broken(format!("{}: {text}", change.id));
+            }
+        }
+        let gaps: Vec<(String, i64)> = all(connection, "SELECT * FROM gaps", |row| Ok((row.get(0)?, row.get(1)?)));
+        for (id, sequence) in gaps {
+            self.broken(format!("{id}: chunk {sequence} does not follow the one before"));
+        }
+    }
+
+    fn judge(&self, change: &Change, connection: &Connection) -> Result<(), String> {
+        let Change { id, wanted, phase, engine, engine_id, started, exit_code, revision, message, reason } = change;
+        trace::say(format!(
+            "row {id} wanted {} phase {} -> {} revision {} {reason}: {message}",
+            wanted.1, phase.0, phase.1, revision.1
+        ));
+        rule(revision.1 == revision.0 + 1, || format!("revision {} follows {}", revision.1, revision.0))?;
+        rule(wanted.1 >= wanted.0, || format!("{} is wanted after {}", wanted.1, wanted.0))?;
+        rule(phase.0 == phase.1 || phase.0.may_become(phase.1), || format!("{} becomes {}", phase.0, phase.1))?;
+        let kept = |what: &str, kept: bool| rule(kept, || format!("its {what} is forgotten"));
+        kept("engine", engine.0.is_none() || engine.0 == engine.1)?;
+        kept("object", engine_id.0.is_none() || engine_id.0 == engine_id.1)?;
+        kept("start", started.0.is_none() || started.0 == started.1)?;
+        kept("exit code", exit_code.0.is_none() || exit_code.0 == exit_code.1)?;
+        rule(self.starts(*id) <= 1, || format!("it was started {} times", self.starts(*id)))?;
+        if phase.0 == phase.1 {
+            return Ok(());
+        }
+        let known = self.known.get(id).cloned().unwrap_or_default();
+        let seen = self.object(*id);
+        let runs = matches!(seen, Some((ObjectState::Running { .. }, _)));
+        match phase.1 {
+            Phase::Running => rule(self.starts(*id) == 1, || "it runs and was never started".into()),
+            Phase::Stopping => rule(wanted.1 != Wanted::Running, || "it is stopped and nobody asked for that".into()),
+            Phase::Failed => {
+                rule(known.hopeless || wanted.1 != Wanted::Running, || {
+                    format!("it failed without a reason: {message}")
+                })?;
+                rule(self.starts(*id) == 0, || "it failed to start and was started".into())
+            }
+            Phase::Lost => rule(known.taken_away.is_some(), || "it is lost and nobody took it away".into()),
+            Phase::Removed => {
+                rule(!runs, || "it is removed and runs".into())?;
+                rule(wanted.1 == Wanted::Removed, || "it is removed and nobody asked for that".into())?;
+                let left: i64 = connection
+                    .query_row("SELECT COUNT(*) FROM log_chunks WHERE execution_id = ?1", [id.to_string()], |row| {
+                        row.get(0)
+                    })
+                    .unwrap();
+                rule(left == 0, || "it is removed and its logs are there".into())
+            }
+            Phase::Exited => {
+                let Some((ObjectState::Exited(exit), written)) = seen else {
+                    return rule(known.taken_away.is_some(), || format!("it exited and is {seen:?}"));
+                };
+                rule(*exit_code == (None, Some(exit.code)), || {
+                    format!("its exit code is {}, not {exit_code:?}", exit.code)
+                })?;
+                if wanted.1 == Wanted::Removed {
+                    return Ok(());
+                }
+                // An engine that would not give them in a minute, or failed again and again, is told of in the message.
+                let given_up = message.contains("did not give the last of its logs");
+                self.logs(connection, *id, &written, !given_up)
+            }
+            Phase::Pending | Phase::Scheduled | Phase::Starting => Ok(()),
+        }
+    }
+
+    /// Whether the stored logs are what was written: in order, each byte once, and `whole` unless the limit cut them.
+    pub(super) fn logs(
+        &self,
+        connection: &Connection,
+        id: ExecutionId,
+        written: &[LogEntry],
+        whole: bool,
+    ) -> Result<(), String> {
+        let chunks: Vec<(i64, i64, Vec<u8>)> = all_of(
+            connection,
+            "SELECT start, length, frames FROM log_chunks WHERE execution_id = ?1 ORDER BY sequence",
+            id,
+            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+        );
+        let size = |entry: &LogEntry| i64::try_from(entry.bytes.len()).unwrap();
+        let mut offsets = BTreeMap::new();
+        let mut total = 0;
+        for (index, entry) in written.iter().enumerate() {
+            // An entry without bytes begins where the next one does: the first of them is meant.
+            offsets.entry(total).or_insert(index);
+            total += size(entry);
+        }
+        let (mut end, mut kept) = (0, 0);
+        for (start, length, frames) in &chunks {
+            rule(*start == end || total > self.log_limit, || {
+                format!("its logs lack {end} to {start} of {total} bytes")
+            })?;
+            let first = *offsets.get(start).ok_or_else(|| format!("a chunk begins at {start}, amid an entry"))?;
+            for (frame, index) in Frame::decode(frames).zip(first..) {
+                let entry = written.get(index).ok_or("more is stored than was written")?;
+                let same = (frame.stream, frame.nanos, frame.bytes) == (entry.stream, entry.nanos, &entry.bytes[..]);
+                rule(same, || format!("at {start} it stored {frame:?}, where {entry:?} was written"))?;
+            }
+            (end, kept) = (start + length, kept + length);
+        }
+        rule(!whole || end == total, || format!("{end} of {total} bytes are stored"))?;
+        rule(kept <= self.log_limit + SLACK, || format!("{kept} bytes are kept"))
+    }
+
+    /// One execution that something is still to be done for, or none.
+    pub(super) fn restless(&self, connection: &Connection) -> Option<String> {
+        Resting::all(connection).iter().find_map(|row| self.judge_rest(connection, row).err())
+    }
+
+    /// What must be true when nothing is left to do.
+    pub(super) fn at_rest(&mut self, connection: &Connection) {
+        let rows = Resting::all(connection);
+        for row in &rows {
+            if let Err(text) = self.judge_rest(connection, row) {
+                self.broken(text);
+            }
+        }
+        let owned: BTreeSet<ExecutionId> =
+            rows.iter().filter(|row| row.phase == Phase::Running).map(|row| row.id).collect();
+        let objects: Vec<ExecutionId> = self.worlds.iter().flat_map(FakeWorld::objects).collect();
+        for id in objects.into_iter().filter(|id| !owned.contains(id)) {
+            self.broken(format!("{id} at rest: it has an object and does not run"));
+        }
+    }
+
+    /// Forgets what has ended, so that a long run does not grow slow. Returns what has not.
+    pub(super) fn forget_ended(&mut self, connection: &Connection) -> Vec<ExecutionId> {
+        let rows = Resting::all(connection);
+        for row in rows.iter().filter(|row| row.phase.is_terminal()) {
+            self.known.remove(&row.id);
+            for sql in ["DELETE FROM log_chunks WHERE execution_id = ?1", "DELETE FROM executions WHERE id = ?1"] {
+                connection.prepare_cached(sql).unwrap().execute([row.id.to_string()]).unwrap();
+            }
+        }
+        rows.iter().filter(|row| !row.phase.is_terminal()).map(|row| row.id).collect()
+    }
+
+    fn judge_rest(&self, connection: &Connection, row: &Resting) -> Result<(), String> {
+        let Resting { id, wanted, phase, holder, due } = row;
+        self.judge_rest_of(connection, row)
+            .map_err(|text| format!("{id} at rest, {phase}, wanted {wanted}, held by {holder:?}, due {due:?}: {text}"))
+    }
+
+    fn judge_rest_of(&self, connection: &Connection, row: &Resting) -> Result<(), String> {
+        let Resting { id, wanted, phase, holder, due } = row;
+        let known = self.known.get(id).cloned().unwrap_or_default();
+        rule(due.is_none(), || format!("it is due at {due:?}"))?;
+        if phase.is_terminal() {
+            rule(holder.is_none(), || format!("{holder:?} holds it"))?;
+            rule(*wanted != Wanted::Removed || *phase == Phase::Removed, || "it is not removed".into())?;
+            return match (&known.taken_away, phase) {
+                (Some(written), Phase::Lost) => self.logs(connection, *id, written, false),
+                _ => Ok(()),
+            };
+        }
+        rule((*phase, *wanted) == (Phase::Running, Wanted::Running), || "it has not come to rest".into())?;
+        rule(holder.is_some(), || "nobody looks after it".into())?;
+        match self.object(*id) {
+            Some((ObjectState::Running { .. }, written)) => self.logs(connection, *id, &written, true),
+            other => Err(format!("its object is {other:?}")),
+        }
+    }
+}
+
+/// A row, by what tells whether it rests.
+struct Resting {
+    id: ExecutionId,
+    wanted: Wanted,
+    phase: Phase,
+    holder: Option<String>,
+    due: Option<i64>,
+}
+
+impl Resting {
+    fn all(connection: &Connection) -> Vec<Self> {
+        all(connection, "SELECT id, wanted, phase, holder, due_at FROM executions", |row| {
+            Ok(Self {
+                id: parse(&row.get::<_, String>(0)?),
+                wanted: parse(&row.get::<_, String>(1)?),
+                phase: parse(&row.get::<_, String>(2)?),
+                holder: row.get(3)?,
+                due: row.get(4)?,
+            })
+        })
+    }
+}
+
+fn rule(kept: bool, text: impl FnOnce() -> String) -> Result<(), String> {
+    if kept { Ok(()) } else { Err(text()) }
+}
+
+fn all<T>(connection: &Connection, sql: &str, read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>) -> Vec<T> {
+    let mut statement = connection.prepare_cached(sql).unwrap();
+    statement.query_map([], read).unwrap().collect::<Result<_, _>>().unwrap()
+}
+
+fn all_of<T>(
+    connection: &Connection,
+    sql: &str,
+    id: ExecutionId,
+    read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+) -> Vec<T> {
+    let mut statement = connection.prepare_cached(sql).unwrap();
+    statement.query_map(params![id.to_string()], read).unwrap().collect::<Result<_, _>>().unwrap()
+}

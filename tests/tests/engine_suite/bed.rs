@@ -1,0 +1,289 @@
+//! An engine under test: what is launched on it, how it is taken away, and what removes everything again.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use bollard::errors::Error;
+use bollard::query_parameters::{KillContainerOptions, RemoveContainerOptions, RemoveVolumeOptions};
+use futures::TryStreamExt as _;
+use renga_reconciler::clock::{Clock as _, SystemClock};
+use renga_reconciler::engine::fake::{FakeWorld, Fault, Operation};
+use renga_reconciler::engine::{
+    Engine, EngineError, EngineSettings, EngineUrl, Exit, Launch, LogEntry, Object, ObjectState, object_name,
+};
+use renga_reconciler::random::Random;
+use renga_shared::domain::{ExecutionId, Specification};
+use renga_tests::deployment::until;
+use renga_tests::scripts::{Script, TestEngine};
+use serde_json::{Value, json};
+
+use crate::flaws::{Flaw, Flawed};
+use crate::gate::Gate;
+
+pub(crate) use renga_tests::deployment::PATIENCE;
+
+/// An engine under test.
+pub(crate) struct Bed {
+    pub(crate) which: TestEngine,
+    /// The engine, as one deployment sees it.
+    pub(crate) engine: Arc<dyn Engine>,
+    /// The same, as another deployment sees it, which it is never taken away from.
+    pub(crate) other: Arc<dyn Engine>,
+    /// The folder that volumes may use.
+    pub(crate) allowed: tempfile::TempDir,
+    place: Place,
+    settings: EngineSettings,
+    random: Random,
+    claims: Mutex<Vec<String>>,
+}
+
+enum Place {
+    Fake(FakeWorld),
+    Flawed(FakeWorld, Flaw),
+    Docker(bollard::Docker, Gate),
+}
+
+impl Bed {
+    pub(crate) fn fake() -> Result<Self> {
+        let world = FakeWorld::new(Arc::new(SystemClock));
+        let there = world.clone();
+        Self::new(TestEngine::Fake, Place::Fake(world), |settings| Ok(Arc::new(there.engine(settings))))
+    }
+
+    /// The fake, but for one thing that it does wrong.
+    pub(crate) fn flawed(flaw: Flaw) -> Result<Self> {
+        let world = FakeWorld::new(Arc::new(SystemClock));
+        let there = world.clone();
+        Self::new(TestEngine::Fake, Place::Flawed(world, flaw), |settings| Ok(Arc::new(there.engine(settings))))
+    }
+
+    pub(crate) async fn docker(docker: bollard::Docker) -> Result<Self> {
+        let (_, url) = TestEngine::Docker.variable();
+        let gate = Gate::before(url.trim_start_matches("docker://")).await?;
+        Self::new(TestEngine::Docker, Place::Docker(docker, gate), |settings| {
+            Ok(EngineUrl::parse(url)?.connect(settings))
+        })
+    }
+
+    fn new(
+        which: TestEngine,
+        place: Place,
+        other: impl FnOnce(&EngineSettings) -> Result<Arc<dyn Engine>>,
+    ) -> Result<Self> {
+        let random = Random::from_system();
+        let allowed = tempfile::tempdir()?;
+        let settings = EngineSettings {
+            deployment: format!("suite-{:016x}", random.number()),
+            host_paths: vec![allowed.path().to_owned()],
+            container_ip: Ipv4Addr::LOCALHOST.into(),
+        };
+        let other =
+            other(&EngineSettings { deployment: format!("{}-other", settings.deployment), ..settings.clone() })?;
+        let engine = connect(&place, &settings)?;
+        Ok(Self { which, engine, other, allowed, place, settings, random, claims: Mutex::default() })
+    }
+
+    /// The engine as another process of the same deployment finds it, such as the next one after a crash.
+    pub(crate) fn again(&self) -> Result<Arc<dyn Engine>> {
+        connect(&self.place, &self.settings)
+    }
+
+    /// A new execution of what `script` says.
+    pub(crate) fn launch(&self, script: &Script) -> Result<Launch> {
+        self.launch_with(script, &json!({}))
+    }
+
+    /// The same, with further fields in its specification.
+    pub(crate) fn launch_with(&self, script: &Script, fields: &Value) -> Result<Launch> {
+        let mut spec = self.which.specification(script);
+        for (name, value) in fields.as_object().context("fields are an object")? {
+            spec[name] = value.clone();
+        }
+        let spec = Specification::parse(&spec).map_err(|errors| anyhow::anyhow!("{errors:?}"))?;
+        let id = ExecutionId::new(SystemClock.now(), self.random.number().to_be_bytes());
+        Ok(Launch { id, spec, namespace: "default".into(), environment: BTreeMap::new() })
+    }
+
+    /// Has it made, and answers the engine's id of it.
+    pub(crate) async fn create(&self, launch: &Launch) -> Result<String> {
+        self.engine.prepare(launch, &|_| {}).await?;
+        Ok(self.engine.create(launch).await?)
+    }
+
+    /// Has it run, and answers the engine's id of it.
+    pub(crate) async fn run(&self, launch: &Launch) -> Result<String> {
+        let object = self.create(launch).await?;
+        self.engine.start(&object).await?;
+        Ok(object)
+    }
+
+    /// The same for [`Script::Sleep`] and [`Script::IgnoreTerm`]: from the answer on, TERM does what the script says.
+    pub(crate) async fn run_until_started(&self, launch: &Launch) -> Result<String> {
+        let object = self.run(launch).await?;
+        let first = self.engine.logs(&object, 0).try_next().await?.context("it wrote nothing")?;
+        ensure!(&first.bytes[..] == b"started\n", "{first:?}");
+        Ok(object)
+    }
+
+    /// The object of an execution, which has to be there.
+    pub(crate) async fn object(&self, launch: &Launch) -> Result<Object> {
+        self.engine.inspect(launch.id).await?.context("there is no object")
+    }
+
+    /// How it ended, when it has.
+    pub(crate) async fn ended(&self, launch: &Launch) -> Result<Exit> {
+        until("the object to end", async || {
+            Ok(match self.object(launch).await?.state {
+                ObjectState::Exited(exit) => Ok(exit),
+                other => Err(json!(format!("{other:?}"))),
+            })
+        })
+        .await
+    }
+
+    /// All that it writes from `since` on, until its end.
+    pub(crate) async fn written(&self, object: &str, since: i64) -> Result<Vec<LogEntry>> {
+        let all = self.engine.logs(object, since).try_collect();
+        Ok(tokio::time::timeout(PATIENCE, all).await.context("the logs do not end")??)
+    }
+
+    /// The same as text.
+    pub(crate) async fn text(&self, object: &str) -> Result<String> {
+        let all = self.written(object, 0).await?;
+        Ok(String::from_utf8(all.iter().flat_map(|entry| entry.bytes.to_vec()).collect())?)
+    }
+
+    /// The name of a volume that is kept, until the end of the test.
+    pub(crate) fn claim(&self) -> String {
+        let name = format!("renga-suite-{:016x}", self.random.number());
+        self.claims.lock().unwrap_or_else(PoisonError::into_inner).push(name.clone());
+        name
+    }
+
+    /// The engine's names of the volumes that an object has. None where there are no files.
+    pub(crate) async fn volumes_of(&self, object: &str) -> Result<Vec<String>> {
+        let Place::Docker(docker, _) = &self.place else { return Ok(Vec::new()) };
+        let mounts = docker.inspect_container(object, None).await?.mounts.unwrap_or_default();
+        Ok(mounts.into_iter().filter_map(|mount| mount.name).collect())
+    }
+
+    pub(crate) async fn has_volume(&self, name: &str) -> Result<bool> {
+        let Place::Docker(docker, _) = &self.place else { return Ok(false) };
+        present(docker.inspect_volume(name).await)
+    }
+
+    /// Kills what runs, behind the deployer's back.
+    pub(crate) async fn kill(&self, launch: &Launch) -> Result<()> {
+        match &self.place {
+            Place::Fake(world) | Place::Flawed(world, _) => ensure!(world.end(launch.id, 128 + 9), "it does not run"),
+            Place::Docker(docker, _) => {
+                docker.kill_container(&object_name(launch.id), None::<KillContainerOptions>).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes an object behind the deployer's back.
+    pub(crate) async fn lose(&self, launch: &Launch) -> Result<()> {
+        match &self.place {
+            Place::Fake(world) | Place::Flawed(world, _) => ensure!(world.lose(launch.id), "there is no object"),
+            Place::Docker(docker, _) => {
+                let options = RemoveContainerOptions { force: true, v: true, link: false };
+                docker.remove_container(&object_name(launch.id), Some(options)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the engine away. What runs there goes on.
+    pub(crate) async fn take_away(&self) -> Result<()> {
+        match &self.place {
+            Place::Fake(world) | Place::Flawed(world, _) => world.set_down(true),
+            Place::Docker(_, gate) => gate.close().await?,
+        }
+        Ok(())
+    }
+
+    /// Has the engine take every call and answer none: each kind of call once, where it is the fake.
+    pub(crate) async fn silence(&self) -> Result<()> {
+        use Operation::{Create, Events, Inspect, List, Logs, Prepare, Probe, Remove, Start, Stop};
+        match &self.place {
+            Place::Fake(world) | Place::Flawed(world, _) => {
+                for operation in [Create, Events, Inspect, List, Logs, Prepare, Probe, Remove, Start, Stop] {
+                    world.fail_next(operation, Fault::Hangs);
+                }
+            }
+            Place::Docker(_, gate) => gate.silence().await?,
+        }
+        Ok(())
+    }
+
+    /// Brings the engine back.
+    pub(crate) async fn bring_back(&self) -> Result<()> {
+        match &self.place {
+            Place::Fake(world) | Place::Flawed(world, _) => {
+                world.forget_faults();
+                world.set_down(false);
+            }
+            Place::Docker(_, gate) => gate.open().await?,
+        }
+        Ok(())
+    }
+
+    /// Removes everything that the test made, and fails if that leaves anything.
+    pub(crate) async fn clean(&self) -> Result<()> {
+        self.bring_back().await?;
+        for engine in [self.again()?, Arc::clone(&self.other)] {
+            for listed in engine.list().await? {
+                engine.remove(&listed.object).await?;
+            }
+            let left = engine.list().await?;
+            ensure!(left.is_empty(), "the engine still has {left:?}");
+        }
+        if let Place::Docker(docker, _) = &self.place {
+            let claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            for name in claims {
+                present(docker.remove_volume(&name, None::<RemoveVolumeOptions>).await)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn connect(place: &Place, settings: &EngineSettings) -> Result<Arc<dyn Engine>> {
+    Ok(match place {
+        Place::Fake(world) => Arc::new(world.engine(settings)),
+        Place::Flawed(world, flaw) => Arc::new(Flawed::new(world.engine(settings), *flaw)),
+        Place::Docker(_, gate) => EngineUrl::parse(&format!("docker://{}", gate.socket().display()))?.connect(settings),
+    })
+}
+
+/// Whether there is what was asked for.
+fn present<T>(answer: Result<T, Error>) -> Result<bool> {
+    match answer {
+        Ok(_) => Ok(true),
+        Err(Error::DockerResponseServerError { status_code: 404, .. }) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether it was refused for good, and for this reason.
+pub(crate) fn refused<T: Debug>(answer: Result<T, EngineError>, reason: &str) -> Result<()> {
+    match answer {
+        Err(EngineError::Refused(why)) if why.reason == reason && why.message.len() > 10 => Ok(()),
+        other => bail!("not refused as {reason}: {other:?}"),
+    }
+}
+
+/// Whether the engine counts as away, by an answer that came within `bound`.
+pub(crate) async fn down<T: Debug>(bound: Duration, call: impl Future<Output = Result<T, EngineError>>) -> Result<()> {
+    match tokio::time::timeout(bound, call).await {
+        Ok(Err(EngineError::Down(reason))) if !reason.is_empty() => Ok(()),
+        Ok(other) => bail!("not down: {other:?}"),
+        Err(_) => bail!("no answer within {bound:?}"),
+    }
+}

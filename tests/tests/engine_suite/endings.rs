@@ -1,0 +1,121 @@
+//! How objects end, or never begin.
+
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail, ensure};
+use futures::future::try_join_all;
+use renga_reconciler::engine::{EngineError, Exit, Launch, ObjectState};
+use renga_shared::domain::Why;
+use renga_tests::scripts::{Script, TestEngine};
+
+use crate::bed::{Bed, refused};
+
+/// More than any stop here takes that does what it should.
+const GRACE: Duration = Duration::from_secs(20);
+/// What an engine may take beyond the grace period, on a busy machine.
+const SLACK: Duration = Duration::from_secs(10);
+
+pub(crate) async fn the_exit_code_is_told(bed: &Bed) -> Result<()> {
+    for code in [0, 3, 255] {
+        let launch = bed.launch(&Script::Exit(code))?;
+        bed.run(&launch).await?;
+        let exit = bed.ended(&launch).await?;
+        ensure!(exit.code == i64::from(code) && !exit.out_of_memory && exit.error.is_none(), "{code}: {exit:?}");
+        ensure!(exit.started.is_some_and(|started| started <= exit.finished), "{exit:?}");
+    }
+    Ok(())
+}
+
+pub(crate) async fn running_out_of_memory_is_told(bed: &Bed) -> Result<()> {
+    let launch = bed.launch(&Script::OutOfMemory)?;
+    bed.run(&launch).await?;
+    let exit = bed.ended(&launch).await?;
+    ensure!(exit.code == 137 && exit.out_of_memory, "{exit:?}");
+    Ok(())
+}
+
+pub(crate) async fn a_signal_is_told(bed: &Bed) -> Result<()> {
+    let launch = bed.launch(&Script::Sleep)?;
+    bed.run_until_started(&launch).await?;
+    bed.kill(&launch).await?;
+    let exit = bed.ended(&launch).await?;
+    ensure!(exit.code == 128 + 9 && !exit.out_of_memory, "{exit:?}");
+    Ok(())
+}
+
+pub(crate) async fn a_missing_command_is_refused(bed: &Bed) -> Result<()> {
+    let launch = bed.launch(&Script::MissingCommand)?;
+    let object = bed.create(&launch).await?;
+    for engine in [bed.engine.clone(), bed.engine.clone(), bed.again()?] {
+        refused(engine.start(&object).await, "CommandNotFound")?;
+        let seen = bed.object(&launch).await?;
+        ensure!(seen.state == ObjectState::Created && seen.ports.is_empty(), "it never ran: {seen:?}");
+    }
+    let listed = bed.engine.list().await?;
+    ensure!(listed.len() == 1 && !listed[0].running, "{listed:?}");
+    ensure!(bed.text(&object).await?.is_empty());
+    bed.engine.stop(&object, GRACE).await?;
+    bed.engine.remove(&object).await?;
+    ensure!(bed.engine.inspect(launch.id).await?.is_none());
+    Ok(())
+}
+
+pub(crate) async fn a_missing_image_is_told(bed: &Bed) -> Result<()> {
+    let launch = bed.launch(&Script::MissingImage)?;
+    let told = Mutex::new(Vec::new());
+    let tell = |why: Why| {
+        if let Ok(mut told) = told.lock() {
+            told.push(why.reason);
+        }
+    };
+    // A registry that does not answer may come back, one that has no such image will not.
+    match bed.engine.prepare(&launch, &tell).await {
+        Err(EngineError::Refused(why)) if why.reason == "ImageNotFound" => {}
+        Err(EngineError::Retry(why)) if why.reason == "ImagePullFailed" => {}
+        other => bail!("{other:?}"),
+    }
+    ensure!(bed.which == TestEngine::Fake || told.into_inner()? == ["PullingImage"], "it is told what is waited for");
+    ensure!(bed.engine.inspect(launch.id).await?.is_none() && bed.engine.list().await?.is_empty());
+    Ok(())
+}
+
+/// Stops what runs, and tells how it ended and how long that took.
+async fn stop(bed: &Bed, launch: &Launch, object: &str, grace: Duration) -> Result<(Exit, Duration)> {
+    let begin = Instant::now();
+    bed.engine.stop(object, grace).await?;
+    let took = begin.elapsed();
+    match bed.object(launch).await?.state {
+        ObjectState::Exited(exit) => {
+            ensure!(!exit.out_of_memory, "{exit:?}");
+            Ok((exit, took))
+        }
+        other => bail!("it has ended when stop answers: {other:?}"),
+    }
+}
+
+pub(crate) async fn stop_waits_for_one_that_handles_term(bed: &Bed) -> Result<()> {
+    let launch = bed.launch(&Script::Sleep)?;
+    let object = bed.run_until_started(&launch).await?;
+    let (exit, took) = stop(bed, &launch, &object, GRACE).await?;
+    ensure!(exit.code == 128 + 15, "it was asked to end: {exit:?}");
+    ensure!(took < SLACK, "the grace period is not used up by what ends: {took:?}");
+    let (again, _) = stop(bed, &launch, &object, GRACE).await?;
+    ensure!(again == exit, "stopping again changes nothing");
+    Ok(())
+}
+
+pub(crate) async fn stop_kills_one_that_ignores_term(bed: &Bed) -> Result<()> {
+    // Engines may count whole seconds: less than one must not become none.
+    let graces = [Duration::from_secs(2), Duration::from_millis(300), Duration::ZERO];
+    try_join_all(graces.map(async |grace| {
+        let launch = bed.launch(&Script::IgnoreTerm)?;
+        let object = bed.run_until_started(&launch).await?;
+        let (exit, took) = stop(bed, &launch, &object, grace).await?;
+        ensure!(exit.code == 128 + 9, "{exit:?}");
+        ensure!(took >= grace && took < grace + SLACK, "{grace:?} became {took:?}");
+        Ok(())
+    }))
+    .await?;
+    Ok(())
+}

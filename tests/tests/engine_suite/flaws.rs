@@ -1,0 +1,154 @@
+//! Engines that do nearly all that they must: the fake, with one obligation not kept.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use futures::{FutureExt as _, StreamExt as _};
+use renga_reconciler::engine::fake::FakeEngine;
+use renga_reconciler::engine::{
+    Engine, EngineError, EngineEvent, EngineInfo, Launch, Listed, LogEntry, Object, ObjectState,
+};
+use renga_shared::domain::{ExecutionId, Why};
+
+/// What is done wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flaw {
+    /// `create` replaces the object that there is.
+    MakesAnew,
+    /// `start` runs what has ended once more.
+    RunsAgain,
+    /// `create` also starts.
+    RunsWhenMade,
+    /// An id stands for whatever object has the name now.
+    KnowsNamesOnly,
+    /// `stop` and `remove` of what is gone are errors.
+    FailsForWhatIsGone,
+    /// `stop` leaves no time.
+    KillsAtOnce,
+    /// `stop` answers when it has asked the object to end.
+    AnswersBeforeTheEnd,
+    /// `logs` leaves out what was written at the very time from which on they are asked for.
+    ResumesAfter,
+    /// `logs` are always told from their beginning.
+    BeginsAnew,
+    /// `logs` end with what was written so far.
+    DoesNotFollow,
+}
+
+pub(crate) struct Flawed {
+    engine: FakeEngine,
+    flaw: Flaw,
+    /// What was launched, by the ids of its objects.
+    launched: Mutex<BTreeMap<String, Launch>>,
+}
+
+impl Flawed {
+    pub(crate) fn new(engine: FakeEngine, flaw: Flaw) -> Self {
+        Self { engine, flaw, launched: Mutex::default() }
+    }
+
+    fn launch_of(&self, object: &str) -> Option<Launch> {
+        self.launched.lock().unwrap_or_else(PoisonError::into_inner).get(object).cloned()
+    }
+
+    /// The id that is meant by `object`.
+    async fn meant(&self, object: &str) -> Result<String, EngineError> {
+        if self.flaw == Flaw::KnowsNamesOnly
+            && let Some(launch) = self.launch_of(object)
+            && let Some(found) = self.engine.inspect(launch.id).await?
+        {
+            return Ok(found.id);
+        }
+        if self.flaw == Flaw::FailsForWhatIsGone
+            && self.engine.list().await?.iter().all(|listed| listed.object != object)
+        {
+            return Err(EngineError::Refused(Why::new("NotFound", "There is no such object.")));
+        }
+        Ok(object.to_owned())
+    }
+}
+
+#[async_trait]
+impl Engine for Flawed {
+    fn kind(&self) -> &'static str {
+        self.engine.kind()
+    }
+
+    async fn probe(&self) -> Result<EngineInfo, EngineError> {
+        self.engine.probe().await
+    }
+
+    async fn prepare(&self, launch: &Launch, progress: &(dyn Fn(Why) + Send + Sync)) -> Result<(), EngineError> {
+        self.engine.prepare(launch, progress).await
+    }
+
+    async fn create(&self, launch: &Launch) -> Result<String, EngineError> {
+        if self.flaw == Flaw::MakesAnew
+            && let Some(found) = self.engine.inspect(launch.id).await?
+        {
+            self.engine.remove(&found.id).await?;
+        }
+        let object = self.engine.create(launch).await?;
+        if self.flaw == Flaw::RunsWhenMade {
+            self.engine.start(&object).await?;
+        }
+        self.launched.lock().unwrap_or_else(PoisonError::into_inner).insert(object.clone(), launch.clone());
+        Ok(object)
+    }
+
+    async fn start(&self, object: &str) -> Result<(), EngineError> {
+        if self.flaw == Flaw::RunsAgain
+            && let Some(launch) = self.launch_of(object)
+            && let Some(Object { state: ObjectState::Exited(_), id, .. }) = self.engine.inspect(launch.id).await?
+        {
+            self.engine.remove(&id).await?;
+            let again = self.engine.create(&launch).await?;
+            return self.engine.start(&again).await;
+        }
+        self.engine.start(object).await
+    }
+
+    async fn inspect(&self, id: ExecutionId) -> Result<Option<Object>, EngineError> {
+        self.engine.inspect(id).await
+    }
+
+    async fn stop(&self, object: &str, grace: Duration) -> Result<(), EngineError> {
+        let object = self.meant(object).await?;
+        match self.flaw {
+            Flaw::KillsAtOnce => self.engine.stop(&object, Duration::ZERO).await,
+            Flaw::AnswersBeforeTheEnd => self.engine.stop(&object, grace).now_or_never().unwrap_or(Ok(())),
+            _ => self.engine.stop(&object, grace).await,
+        }
+    }
+
+    async fn remove(&self, object: &str) -> Result<(), EngineError> {
+        self.engine.remove(&self.meant(object).await?).await
+    }
+
+    async fn list(&self) -> Result<Vec<Listed>, EngineError> {
+        self.engine.list().await
+    }
+
+    fn logs(&self, object: &str, since: i64) -> BoxStream<'static, Result<LogEntry, EngineError>> {
+        match self.flaw {
+            Flaw::ResumesAfter => self.engine.logs(object, since + 1),
+            Flaw::BeginsAnew => self.engine.logs(object, 0),
+            Flaw::DoesNotFollow => {
+                let mut logs = self.engine.logs(object, since);
+                futures::stream::poll_fn(move |context| match logs.poll_next_unpin(context) {
+                    std::task::Poll::Pending => std::task::Poll::Ready(None),
+                    ready => ready,
+                })
+                .boxed()
+            }
+            _ => self.engine.logs(object, since),
+        }
+    }
+
+    fn events(&self) -> BoxStream<'static, Result<EngineEvent, EngineError>> {
+        self.engine.events()
+    }
+}

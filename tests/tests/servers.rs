@@ -1,0 +1,216 @@
+//! The servers that the other tests stand on: they start, do what those tests need of them, and leave nothing behind.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use bollard::Docker;
+use bollard::models::{ContainerCreateBody, HostConfig, PortBinding};
+use bollard::query_parameters::{CreateContainerOptionsBuilder, LogsOptionsBuilder, WaitContainerOptions};
+use futures::TryStreamExt;
+use renga_tests::require;
+use renga_tests::servers::{BUSYBOX, DedicatedDocker, Postgres};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_postgres::NoTls;
+
+#[tokio::test]
+async fn postgres_gives_each_caller_a_database_of_its_own() -> Result<()> {
+    let postgres = require!(postgres);
+    let (first, second) = (postgres.create_database().await?, postgres.create_database().await?);
+    query(&first, "CREATE TABLE things (name text)").await?;
+    query(&second, "CREATE TABLE things (name text)").await?;
+    assert_eq!(query(&first, "SHOW fsync").await?, ["on"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn postgres_keeps_what_was_committed_over_a_crash() -> Result<()> {
+    require!(postgres);
+    let mut postgres = tokio::task::spawn_blocking(Postgres::start).await??;
+    let uri = postgres.create_database().await?;
+    query(&uri, "CREATE TABLE things AS SELECT 'kept' AS name").await?;
+    postgres.kill()?;
+    assert!(query(&uri, "SELECT 1").await.is_err(), "a killed server answers nothing");
+    postgres.start_again()?;
+    assert_eq!(query(&uri, "SELECT name FROM things").await?, ["kept"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn docker_runs_the_test_image() -> Result<()> {
+    let docker = require!(docker);
+    let id = create(&docker, &["sh", "-c", "echo out; exit 3"], HostConfig::default()).await?;
+    docker.start_container(&id, None).await?;
+    let end: Vec<_> =
+        docker.wait_container(&id, None::<WaitContainerOptions>).try_collect().await.or_else(exit_code)?;
+    let said = output(&docker, &id).await?;
+    docker.remove_container(&id, None).await?;
+    assert_eq!(end.first().map(|end| end.status_code), Some(3));
+    assert_eq!(said, "out\n");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_dedicated_docker_publishes_ports_and_sees_its_containers_after_a_crash() -> Result<()> {
+    let mut engine = require!(dedicated_docker, "--live-restore");
+    let docker = engine.client()?;
+    let serve = ["sh", "-c", "echo served > /tmp/index.html; exec httpd -f -p 80 -h /tmp"];
+    let id = create(&docker, &serve, published("80/tcp")).await?;
+    docker.start_container(&id, None).await?;
+    let address = host_address(&docker, &id, "80/tcp").await?;
+    assert_eq!(get(&address).await?, "served\n");
+
+    let started = started_at(&docker, &id).await?;
+    engine.kill()?;
+    assert!(docker.ping().await.is_err(), "a killed engine answers nothing");
+    engine.start_again().await?;
+    assert_eq!(started_at(&docker, &id).await?, started, "the container lived on");
+    engine.restart().await?;
+    assert_eq!(started_at(&docker, &id).await?, started, "the container lived on");
+    assert_eq!(get(&address).await?, "served\n");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_dedicated_docker_stops_its_containers_when_it_stops() -> Result<()> {
+    let mut engine = require!(dedicated_docker);
+    let docker = engine.client()?;
+    let id = create(&docker, &["sh", "-c", "trap 'exit 7' TERM; while :; do sleep 0.1; done"], HostConfig::default())
+        .await?;
+    docker.start_container(&id, None).await?;
+    engine.restart().await?;
+    let state = docker.inspect_container(&id, None).await?.state.context("a container has a state")?;
+    assert_eq!((state.running, state.exit_code), (Some(false), Some(7)));
+    Ok(())
+}
+
+/// Not a test: the process that the next test kills.
+#[tokio::test]
+#[ignore = "started by a_killed_test_process_leaves_no_server"]
+async fn holds_servers_until_it_is_killed() -> Result<()> {
+    let postgres = tokio::task::spawn_blocking(Postgres::start).await??;
+    let engine = DedicatedDocker::start(&["--live-restore"]).await?;
+    let docker = engine.client()?;
+    let marker = std::env::var("RENGA_TEST_MARKER")?;
+    let id = create(&docker, &["sleep", &marker], HostConfig::default()).await?;
+    docker.start_container(&id, None).await?;
+    println!("\nholding {} {}", postgres.create_database().await?, engine.socket().display());
+    std::future::pending().await
+}
+
+#[tokio::test]
+async fn a_killed_test_process_leaves_no_server() -> Result<()> {
+    require!(postgres);
+    drop(require!(dedicated_docker));
+    // A duration that no other process sleeps for: the container's process is found by it.
+    let marker = format!("10{}", std::process::id());
+    let mut holder = Command::new(std::env::current_exe()?)
+        .args(["--ignored", "--exact", "holds_servers_until_it_is_killed", "--nocapture"])
+        .env("RENGA_TEST_MARKER", &marker)
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let lines = BufReader::new(holder.stdout.take().context("the holder has an output")?).lines();
+    let holding = lines.map_while(Result::ok).find(|line| line.starts_with("holding"));
+    let holding = holding.context("the holder ended before it held servers")?;
+    let [_, uri, socket] = holding.split(' ').collect::<Vec<_>>()[..] else { panic!("the holder said {holding:?}") };
+    query(uri, "SELECT 1").await?;
+    assert_eq!(processes_with(&marker)?, 1, "the container's process runs");
+
+    holder.kill()?;
+    holder.wait()?;
+    let start = Instant::now();
+    while processes_with(&marker)? > 0 || query(uri, "SELECT 1").await.is_ok() || std::fs::exists(socket)? {
+        ensure!(start.elapsed() < Duration::from_secs(20), "servers are left over after 20 s: {uri}, {socket}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
+}
+
+async fn query(uri: &str, sql: &str) -> Result<Vec<String>> {
+    let (client, connection) = tokio_postgres::connect(uri, NoTls).await?;
+    tokio::spawn(connection);
+    let answers = client.simple_query(sql).await?;
+    let rows = answers.iter().filter_map(|answer| match answer {
+        tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+        _ => None,
+    });
+    Ok(rows.collect())
+}
+
+async fn create(docker: &Docker, command: &[&str], host_config: HostConfig) -> Result<String> {
+    let body = ContainerCreateBody {
+        image: Some(BUSYBOX.to_owned()),
+        cmd: Some(command.iter().map(|&word| word.to_owned()).collect()),
+        exposed_ports: Some(host_config.port_bindings.iter().flatten().map(|(port, _)| port.clone()).collect()),
+        host_config: Some(host_config),
+        ..Default::default()
+    };
+    let options = CreateContainerOptionsBuilder::default().build();
+    Ok(docker.create_container(Some(options), body).await?.id)
+}
+
+fn published(port: &str) -> HostConfig {
+    let binding = PortBinding { host_ip: Some("127.0.0.1".to_owned()), host_port: Some(String::new()) };
+    HostConfig { port_bindings: Some([(port.to_owned(), Some(vec![binding]))].into()), ..Default::default() }
+}
+
+async fn host_address(docker: &Docker, id: &str, port: &str) -> Result<String> {
+    let settings = docker.inspect_container(id, None).await?.network_settings.context("it has a network")?;
+    let mut ports = settings.ports.context("it has ports")?;
+    let binding = ports.remove(port).flatten().context("the port is published")?.remove(0);
+    Ok(format!("{}:{}", binding.host_ip.context("with an address")?, binding.host_port.context("with a port")?))
+}
+
+/// The body of `GET /index.html`. It asks until the server inside has opened its port: the engine publishes it earlier.
+async fn get(address: &str) -> Result<String> {
+    let start = Instant::now();
+    loop {
+        let asked = async {
+            let mut stream = TcpStream::connect(address).await?;
+            stream.write_all(b"GET /index.html HTTP/1.0\r\n\r\n").await?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await?;
+            answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).context("no HTTP answer yet")
+        };
+        match asked.await {
+            Ok(body) => return Ok(body),
+            Err(error) if start.elapsed() > Duration::from_secs(10) => return Err(error),
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
+}
+
+async fn started_at(docker: &Docker, id: &str) -> Result<String> {
+    let state = docker.inspect_container(id, None).await?.state.context("a container has a state")?;
+    ensure!(state.running == Some(true), "the container does not run: {state:?}");
+    state.started_at.context("a running container has been started")
+}
+
+async fn output(docker: &Docker, id: &str) -> Result<String> {
+    let options = LogsOptionsBuilder::default().stdout(true).build();
+    let chunks: Vec<_> = docker.logs(id, Some(options)).try_collect().await?;
+    Ok(chunks.iter().map(ToString::to_string).collect())
+}
+
+/// bollard reports an exit code other than 0 as an error.
+fn exit_code(error: bollard::errors::Error) -> Result<Vec<bollard::models::ContainerWaitResponse>> {
+    match error {
+        bollard::errors::Error::DockerContainerWaitError { code, .. } => {
+            Ok(vec![bollard::models::ContainerWaitResponse { status_code: code, ..Default::default() }])
+        }
+        error => Err(error.into()),
+    }
+}
+
+/// How many processes have this as a word of their command line, the holder's own aside.
+fn processes_with(word: &str) -> Result<usize> {
+    let mut found = 0;
+    for process in std::fs::read_dir("/proc")?.flatten() {
+        // A process may end between the listing and the look.
+        let line = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+        found += usize::from(line.split(|&byte| byte == 0).any(|part| part == word.as_bytes()));
+    }
+    Ok(found)
+}
