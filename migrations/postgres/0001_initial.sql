@@ -101,10 +101,13 @@ BEGIN
 END $$;
 CREATE TRIGGER executions_label AFTER INSERT ON executions FOR EACH ROW EXECUTE FUNCTION executions_label();
 
--- A wish makes the reconciler's next pass sooner.
+-- A wish makes the reconciler's next pass sooner. Transactions that notify commit one after the other, each with its own
+-- flush to disk; so of those at the same time one alone notifies, and whoever hears it looks twice.
 CREATE FUNCTION executions_wished() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM pg_notify('renga_executions', '');
+    IF pg_try_advisory_xact_lock(hashtext('renga_executions')) THEN
+        PERFORM pg_notify('renga_executions', '');
+    END IF;
     RETURN NULL;
 END $$;
 CREATE TRIGGER executions_wished_new AFTER INSERT ON executions FOR EACH ROW EXECUTE FUNCTION executions_wished();

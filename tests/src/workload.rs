@@ -57,7 +57,8 @@ pub struct Workload {
 
 const FINISH: &str = "echo run >> /proof/$NUMBER; i=0; while [ $i -lt 5 ]; do i=$((i+1)); echo line $i; sleep 0.05; done; \
                       exit $((NUMBER % 7))";
-const FOREVER: &str = "echo run >> /proof/$NUMBER; trap 'exit 143' TERM; echo started; while :; do sleep 0.1; done";
+// Until the trap is set, TERM does nothing to process 1: one that ends by it has written all it would.
+const FOREVER: &str = "echo run >> /proof/$NUMBER; echo started; trap 'exit 143' TERM; while :; do sleep 0.1; done";
 
 impl Workload {
     /// Makes what executions need. `deployment` must allow `folder` in `DEPLOYER_HOST_PATHS`.
@@ -96,12 +97,14 @@ impl Workload {
         self.runs.push((fate, execution.clone()));
         let client = self.client.clone();
         let asked = execution.clone();
+        let proof = self.folder.join(&number);
         match fate {
             Fate::Finish => {}
             Fate::StopAtOnce => drop(client.stop(&asked).await?),
             Fate::DeleteAtOnce => drop(client.delete(&asked).await?),
             Fate::Stop | Fate::Delete => drop(self.wishes.spawn(async move {
                 phase(&client, &asked, |phase| phase == "running").await?;
+                begun(&proof).await?;
                 if fate == Fate::Stop {
                     client.stop(&asked).await?
                 } else {
@@ -164,7 +167,7 @@ impl Workload {
                 ensure!(logs == "line 1\nline 2\nline 3\nline 4\nline 5\n", "its logs are {logs:?}");
             }
             (Fate::Stop | Fate::StopAtOnce, ("exited", "Stopped")) => {
-                ensure!(ran <= 1, "it ran {ran} times");
+                ensure!(ran == 1 || (ran == 0 && fate == Fate::StopAtOnce), "it ran {ran} times");
                 let logs = self.client.logs(execution, "").await?;
                 // Told to end before it had set its trap, it was killed.
                 let (code, whole) = (&status["exit_code"], logs == "started\n");
@@ -194,6 +197,16 @@ async fn phase(client: &Client, execution: &Execution, fits: impl Fn(&str) -> bo
         ensure!(Instant::now() < deadline, "{} does not come to its end: {seen:#}", execution.path);
         tokio::time::sleep(PAUSE).await;
     }
+}
+
+/// Waits until a command has left its line: it may be recorded as running a moment before it does anything.
+async fn begun(proof: &Path) -> Result<()> {
+    let deadline = Instant::now() + SETTLES_WITHIN;
+    while std::fs::metadata(proof).map_or(0, |line| line.len()) == 0 {
+        ensure!(Instant::now() < deadline, "no command wrote to {}", proof.display());
+        tokio::time::sleep(PAUSE).await;
+    }
+    Ok(())
 }
 
 /// Waits until the machine's Docker Engine has no container of the deployment that is configured so.

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use sqlx::postgres::PgListener;
 use sqlx::sqlite::SqliteConnection;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::{NativeDatabase, PostgresDatabase, SqliteDatabase};
 
@@ -17,6 +17,8 @@ const SQLITE_PERIOD: Duration = Duration::from_millis(20);
 /// How long SQLite itself is asked after a write to its log: the commit is seen later than the write, and the next write, within
 /// a tick of the kernel, may not show in the log's time of change.
 const FRESH: Duration = Duration::from_millis(100);
+/// How long after a notice from PostgreSQL to look once more: of those who commit at the same time, one alone notifies.
+const BESIDE: Duration = Duration::from_millis(50);
 /// How long to wait before listening again when the database went away.
 const RECONNECT: Duration = Duration::from_secs(1);
 
@@ -28,6 +30,8 @@ pub struct Changes {
     not_before: Instant,
     watched: Option<Watched>,
     listener: Option<PgListener>,
+    /// When those must have committed who did not notify since another just did.
+    beside_until: Option<Instant>,
 }
 
 /// A connection to a SQLite file; `PRAGMA data_version` is the connection's own.
@@ -45,7 +49,7 @@ struct Watched {
 impl Changes {
     /// Hears changes of `database` from the first [`Changes::next`] on.
     pub fn of(database: NativeDatabase) -> Self {
-        Self { database, not_before: Instant::now(), watched: None, listener: None }
+        Self { database, not_before: Instant::now(), watched: None, listener: None, beside_until: None }
     }
 
     /// Returns when something may have changed: after a write of another connection, or when hearing was interrupted.
@@ -109,11 +113,22 @@ impl Changes {
             // What was written before is found by a look.
             return Ok(true);
         };
-        match listener.try_recv().await? {
+        let heard = match self.beside_until {
+            Some(at) => match timeout_at(at, listener.try_recv()).await {
+                Ok(heard) => heard?,
+                Err(_) => {
+                    self.beside_until = None;
+                    return Ok(true);
+                }
+            },
+            None => listener.try_recv().await?,
+        };
+        match heard {
             // One look serves every notice that has come.
             Some(_) => while listener.next_buffered().is_some() {},
             None => self.listener = None,
         }
+        self.beside_until = Some(Instant::now() + BESIDE);
         Ok(true)
     }
 }

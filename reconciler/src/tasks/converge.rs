@@ -1,5 +1,6 @@
 //! One execution, one pass: read the row, look at the engine, decide ([`crate::plan`]), act, record; again until
-//! nothing is left to do now.
+//! nothing is left to do now. The row is read again only when a record found it changed, and the engine is asked only for what
+//! the last step did not show: what was just created is there, and does not run.
 //!
 //! Obligations: the decision is durable before the engine is called; every record names the revision that was read, so that
 //! a wish that came meanwhile is never overwritten, but read and planned for; a pass may be cut off at any point and
@@ -17,7 +18,7 @@ use super::Context;
 use super::collect_logs::{self, CollectError};
 use crate::backoff;
 use crate::crash::crash_point;
-use crate::engine::{EngineError, Launch, Object};
+use crate::engine::{EngineError, Launch, Object, ObjectState};
 use crate::engines::Served;
 use crate::launch;
 use crate::plan::{Seen, Situation, Step, plan};
@@ -47,28 +48,56 @@ pub enum PassError {
 pub async fn converge(context: &Context, id: ExecutionId, nudged: Arc<Notify>) -> Result<(), PassError> {
     while context.lease_holds() {
         let Some(work) = observations::load(&context.db, &context.id, id).await? else { return Ok(()) };
-        let served = work.execution.status.facts().engine.as_ref().and_then(|name| context.engines.get(name));
-        let mut pass = Pass { context, nudged: &nudged, served, closings: context.engines.closings(), work };
-        let stepped = pass.step().await;
-        let next = match stepped {
-            Ok(next) => next,
-            Err(Trouble::Pass(error)) => return Err(error),
-            Err(Trouble::Engine(error)) => pass.put_off(error).await?,
-        };
-        if let Next::Done = next {
-            return Ok(());
+        let mut pass = Pass { context, nudged: &nudged, closings: context.engines.closings(), work };
+        let mut sight = None;
+        while context.lease_holds() {
+            let stepped = pass.step(sight.take()).await;
+            let next = match stepped {
+                Ok(next) => next,
+                Err(Trouble::Pass(error)) => return Err(error),
+                Err(Trouble::Engine(error)) => pass.put_off(error).await?,
+            };
+            match next {
+                Next::Plan(known) => sight = Some(known),
+                Next::Look => {}
+                Next::Read => break,
+                Next::Done => return Ok(()),
+            }
         }
     }
     Err(PassError::LeaseEnded)
 }
 
 /// What a step leaves to do.
-#[derive(Clone, Copy)]
 enum Next {
-    /// Read the row again and plan on.
-    Again,
+    /// Plan on: the row is known, and so is what the engine shows.
+    Plan(Sight),
+    /// The row is known: look at the engine and plan on.
+    Look,
+    /// The row has changed: read it, look and plan on.
+    Read,
     /// Nothing until something is heard or due.
     Done,
+}
+
+/// What the engine shows.
+struct Sight {
+    seen: Seen,
+    /// The object's ports, as JSON.
+    ports: Option<String>,
+}
+
+impl Sight {
+    /// Of an engine that has no object of the execution.
+    fn nothing() -> Self {
+        Self { seen: Seen::Object(None), ports: None }
+    }
+
+    /// Of an object that was just made or found by that.
+    fn created(id: String) -> Self {
+        let object = Object { id, state: ObjectState::Created, ports: Vec::new() };
+        Self { seen: Seen::Object(Some(object)), ports: None }
+    }
 }
 
 /// What ends a step.
@@ -86,7 +115,6 @@ impl<E: Into<PassError>> From<E> for Trouble {
 struct Pass<'a> {
     context: &'a Context,
     nudged: &'a Notify,
-    served: Option<&'a Served>,
     /// How often engines had come up before this one was looked at.
     closings: u64,
     work: Work,
@@ -101,75 +129,87 @@ impl<'a> Pass<'a> {
         &self.work.execution.status
     }
 
-    async fn step(&mut self) -> Result<Next, Trouble> {
-        let (seen, ports) = self.look().await.map_err(Trouble::Engine)?;
+    /// Its engine, once there is one and if it is served here.
+    fn served(&self) -> Option<&'a Served> {
+        self.status().facts().engine.as_ref().and_then(|name| self.context.engines.get(name))
+    }
+
+    async fn step(&mut self, known: Option<Sight>) -> Result<Next, Trouble> {
+        let sight = match known {
+            Some(sight) => sight,
+            None => self.look().await.map_err(Trouble::Engine)?,
+        };
         let choice = match self.status().phase() {
             Phase::Pending => self.context.engines.choose(self.work.execution.wanted_engine.as_deref()),
             _ => Err(Why::new("EngineChosen", "An engine is chosen already.")),
         };
         let wanted = self.work.execution.wanted;
-        let step = plan(Situation { wanted, status: self.status(), seen: &seen, choice: &choice });
+        let step = plan(Situation { wanted, status: self.status(), seen: &sight.seen, choice: &choice });
         tracing::debug!(execution = %self.id(), ?step, "execution {}: {step:?}", self.id());
         match step {
-            Step::Wait(why) if matches!(seen, Seen::Object(_)) => self.wait(why, LOOK_AGAIN).await,
+            Step::Wait(why) if matches!(sight.seen, Seen::Object(_)) => self.wait(why, LOOK_AGAIN).await,
             Step::Wait(why) => self.wait(why, UNTIL_WOKEN).await,
-            step => self.perform(step, ports).await,
+            step => self.perform(step, sight).await,
         }
     }
 
-    /// What the engine shows, with its ports as JSON.
-    async fn look(&self) -> Result<(Seen, Option<String>), EngineError> {
-        let Some(name) = &self.status().facts().engine else { return Ok((Seen::NoEngine, None)) };
-        let Some(served) = self.served else {
+    async fn look(&self) -> Result<Sight, EngineError> {
+        let unseen = |seen| Ok(Sight { seen, ports: None });
+        let Some(name) = &self.status().facts().engine else { return unseen(Seen::NoEngine) };
+        let Some(served) = self.served() else {
             let message = format!("The engine {name}, which it runs on, is not in this deployment's configuration.");
-            return Ok((Seen::Unreachable(Why::new("EngineNotServed", message)), None));
+            return unseen(Seen::Unreachable(Why::new("EngineNotServed", message)));
         };
         if let Err(why) = served.available() {
-            return Ok((Seen::Unreachable(why), None));
+            return unseen(Seen::Unreachable(why));
         }
         match served.heard(served.engine.inspect(self.id()).await) {
             Ok(object) => {
                 let ports = object.as_ref().map(ports_json);
-                Ok((Seen::Object(object), ports))
+                Ok(Sight { seen: Seen::Object(object), ports })
             }
-            Err(EngineError::Down(reason)) => Ok((Seen::Unreachable(served.unavailable(&reason)), None)),
+            Err(EngineError::Down(reason)) => unseen(Seen::Unreachable(served.unavailable(&reason))),
             Err(error) => Err(error),
         }
     }
 
-    async fn perform(&mut self, step: Step, ports: Option<String>) -> Result<Next, Trouble> {
+    async fn perform(&mut self, step: Step, sight: Sight) -> Result<Next, Trouble> {
         let status = self.status().clone();
         let now = self.context.now();
         match step {
-            Step::Choose(engine) => self.record(status.scheduled(engine)?, None).await,
-            Step::Create => self.create().await,
-            Step::Adopt(object) => self.record(status.created(object)?, None).await,
+            // Nothing was asked of the engine for it before now.
+            Step::Choose(engine) => self.record(status.scheduled(engine)?, None, Sight::nothing()).await,
+            Step::Create => self.create(sight).await,
+            Step::Adopt(object) => self.record(status.created(object)?, None, sight).await,
             Step::Start(object) => {
                 let served = self.engine()?;
                 crash_point!("before_start");
                 let started = served.heard(served.engine.start(&object).await);
                 crash_point!("after_start");
                 match started {
-                    Ok(()) => Ok(Next::Again),
-                    Err(EngineError::Refused(why)) => self.record(status.failed(why, now)?, None).await,
+                    Ok(()) => Ok(Next::Look),
+                    Err(EngineError::Refused(why)) => self.record(status.failed(why, now)?, None, sight).await,
                     Err(error) => Err(Trouble::Engine(error)),
                 }
             }
-            Step::Running { started } => self.record(status.running(started)?, ports).await,
-            Step::Attend => self.attend(ports).await,
-            Step::BeginStop(why) => self.record(status.stopping(why)?, None).await,
+            Step::Running { started } => {
+                let ports = sight.ports.clone();
+                self.record(status.running(started)?, ports, sight).await
+            }
+            Step::Attend => self.attend(sight.ports).await,
+            Step::BeginStop(why) => self.record(status.stopping(why)?, None, sight).await,
             Step::Stop(object) => {
                 let served = self.engine()?;
                 crash_point!("before_stop");
                 let stopped = served.engine.stop(&object, self.context.settings.stop_grace).await;
                 crash_point!("after_stop");
                 served.heard(stopped).map_err(Trouble::Engine)?;
-                Ok(Next::Again)
+                Ok(Next::Look)
             }
             Step::End { exit, why } => {
                 let why = self.drain(why).await?;
                 let ended = status.exited(exit.code, exit.started, exit.finished, why)?;
-                self.record(ended, Some("[]".into())).await
+                self.record(ended, Some("[]".into()), sight).await
             }
             Step::RemoveObject(object) => {
                 let served = self.engine()?;
@@ -177,18 +217,18 @@ impl<'a> Pass<'a> {
                 let removed = served.engine.remove(&object).await;
                 crash_point!("after_remove");
                 served.heard(removed).map_err(Trouble::Engine)?;
-                Ok(Next::Again)
+                Ok(Next::Plan(Sight::nothing()))
             }
             Step::FinishRemoval => {
                 self.context.collectors.abort(self.id()).await;
                 logs::remove(&self.context.db, self.id()).await?;
                 let removed = status.removed(Why::new("Deleted", "It was deleted, as its user asked."), now)?;
-                self.record(removed, Some("[]".into())).await
+                self.record(removed, Some("[]".into()), sight).await
             }
-            Step::Fail(why) => self.record(status.failed(why, now)?, None).await,
+            Step::Fail(why) => self.record(status.failed(why, now)?, None, sight).await,
             Step::Lose(why) => {
                 let why = self.drain(why).await?;
-                self.record(status.lost(why, now)?, Some("[]".into())).await
+                self.record(status.lost(why, now)?, Some("[]".into()), sight).await
             }
             Step::Wait(why) => self.wait(why, LOOK_AGAIN).await,
             Step::Rest => self.let_go().await,
@@ -201,37 +241,37 @@ impl<'a> Pass<'a> {
             return Err(PassError::LeaseEnded.into());
         }
         // The plan asks for an engine's work only after that engine showed the object.
-        self.served.ok_or_else(|| {
+        self.served().ok_or_else(|| {
             Trouble::Engine(EngineError::Retry(Why::new("EngineNotServed", "Its engine is not served here.")))
         })
     }
 
     /// Makes ready what the engine needs, telling what that waits for, and creates the object. Left when the wish
     /// changes meanwhile.
-    async fn create(&mut self) -> Result<Next, Trouble> {
+    async fn create(&mut self, sight: Sight) -> Result<Next, Trouble> {
         let served = self.engine()?;
         let launch = match launch::of(&self.work, &self.context.settings.default_base_url) {
             Ok(launch) => launch,
             Err(why) => {
                 let failed = self.status().failed(why, self.context.now())?;
-                return self.record(failed, None).await;
+                return self.record(failed, None, sight).await;
             }
         };
         crash_point!("before_prepare");
         match self.prepare(served, &launch).await? {
             Some(Ok(())) => {}
-            Some(Err(error)) => return self.fail_if_refused(error).await,
-            None => return Ok(Next::Again),
+            Some(Err(error)) => return self.fail_if_refused(error, sight).await,
+            None => return Ok(Next::Read),
         }
         crash_point!("before_create");
         let created = served.heard(served.engine.create(&launch).await);
         crash_point!("after_create");
         match created {
             Ok(object) => {
-                let created = self.status().created(object)?;
-                self.record(created, None).await
+                let created = self.status().created(object.clone())?;
+                self.record(created, None, Sight::created(object)).await
             }
-            Err(error) => self.fail_if_refused(error).await,
+            Err(error) => self.fail_if_refused(error, sight).await,
         }
     }
 
@@ -264,11 +304,11 @@ impl<'a> Pass<'a> {
         }
     }
 
-    async fn fail_if_refused(&mut self, error: EngineError) -> Result<Next, Trouble> {
+    async fn fail_if_refused(&mut self, error: EngineError, sight: Sight) -> Result<Next, Trouble> {
         match error {
             EngineError::Refused(why) => {
                 let failed = self.status().failed(why, self.context.now())?;
-                self.record(failed, None).await
+                self.record(failed, None, sight).await
             }
             other => Err(Trouble::Engine(other)),
         }
@@ -276,7 +316,7 @@ impl<'a> Pass<'a> {
 
     /// It runs: its logs are collected, its ports are known, and nothing else is to do.
     async fn attend(&mut self, ports: Option<String>) -> Result<Next, Trouble> {
-        let (Some(served), Some(object)) = (self.served, self.status().facts().engine_id.clone()) else {
+        let (Some(served), Some(object)) = (self.served(), self.status().facts().engine_id.clone()) else {
             return Ok(Next::Done);
         };
         self.context.collectors.ensure(self.context, served, self.id(), object);
@@ -284,14 +324,14 @@ impl<'a> Pass<'a> {
         if ports.is_some() || self.status().facts().reason.is_some() || self.work.attempts != 0 {
             let plain = self.status().explained(None);
             let written = self.write(plain, ports, 0, None, true).await?;
-            return Ok(if written { Next::Done } else { Next::Again });
+            return Ok(if written { Next::Done } else { Next::Read });
         }
         self.lay_down(None).await
     }
 
     /// Stores what is left of the logs. Returns why it ended, which also says so if that is not all of them.
     async fn drain(&mut self, why: Why) -> Result<Why, Trouble> {
-        let (Some(served), Some(object)) = (self.served, self.status().facts().engine_id.clone()) else {
+        let (Some(served), Some(object)) = (self.served(), self.status().facts().engine_id.clone()) else {
             return Ok(why);
         };
         if self.work.execution.wanted == Wanted::Removed {
@@ -315,7 +355,7 @@ impl<'a> Pass<'a> {
     async fn put_off(&mut self, error: EngineError) -> Result<Next, PassError> {
         let why = match error {
             // The circuit is open now: the next plan says what waits for it and what does not.
-            EngineError::Down(_) => return Ok(Next::Again),
+            EngineError::Down(_) => return Ok(Next::Read),
             EngineError::Retry(why) | EngineError::Refused(why) => why,
         };
         let attempts = self.work.attempts + 1;
@@ -326,7 +366,7 @@ impl<'a> Pass<'a> {
         let due = self.context.now().plus(backoff::after(attempts, self.context.random.number()));
         let explained = self.status().explained(Some(why));
         let written = self.write(explained, None, attempts, Some(due), true).await?;
-        Ok(if written { Next::Done } else { Next::Again })
+        Ok(if written { Next::Done } else { Next::Read })
     }
 
     async fn wait(&mut self, why: Option<Why>, pause: Duration) -> Result<Next, Trouble> {
@@ -341,10 +381,10 @@ impl<'a> Pass<'a> {
         } else if self.write(explained, None, self.work.attempts, Some(due), true).await? {
             Next::Done
         } else {
-            Next::Again
+            Next::Read
         };
         // An engine that came up meanwhile woke only what lay down before.
-        Ok(if self.context.engines.closings() == self.closings { laid_down } else { Next::Again })
+        Ok(if self.context.engines.closings() == self.closings { laid_down } else { Next::Read })
     }
 
     /// Says when somebody must look next, if only an event can make it sooner.
@@ -355,29 +395,29 @@ impl<'a> Pass<'a> {
         {
             return Ok(Next::Done);
         }
-        Ok(Next::Again)
+        Ok(Next::Read)
     }
 
     /// Nobody needs to look after it any more.
     async fn let_go(&mut self) -> Result<Next, Trouble> {
         let status = self.status().clone();
         let written = self.write(status, None, 0, None, false).await?;
-        Ok(if written { Next::Done } else { Next::Again })
+        Ok(if written { Next::Done } else { Next::Read })
     }
 
-    /// Records a step; the plan goes on from there.
-    async fn record(&mut self, status: Status, ports: Option<String>) -> Result<Next, Trouble> {
+    /// Records a step; the plan goes on from there, with what the engine shows now.
+    async fn record(&mut self, status: Status, ports: Option<String>, sight: Sight) -> Result<Next, Trouble> {
         // What has ended is heard of no more, and is not yet let go: should this pass be cut off, another must follow.
         let due = status.phase().is_terminal().then(|| self.context.now().plus(observations::CLAIMED_FOR));
         if !self.write(status, ports, 0, due, true).await? {
-            return Ok(Next::Again);
+            return Ok(Next::Read);
         }
         let (id, phase) = (self.id(), self.status().phase());
         tracing::info!(execution = %id, %phase, reason = self.status().facts().reason, "execution {id} is {phase}");
         if phase == Phase::Running {
             self.context.metrics.started(self.context.now().since(self.work.execution.created));
         }
-        Ok(Next::Again)
+        Ok(Next::Plan(sight))
     }
 
     /// Writes what was seen. `false`: the row is another than the one that was read; nothing was written.
