@@ -31,6 +31,8 @@ awk -v seconds=$((SECONDS - start)) '
 if [ "$outcome" != 0 ]; then
     say "FAILED:"
     grep -E '^test .* \.\.\. FAILED$|^error: test failed|^error: could not compile' "$log" | sort -u >&2
+    # What each of them said, again: it may stand thousands of lines above.
+    awk '/^---- .* stdout ----$/ { shown = 60 } /^failures:$/ { shown = 0 } shown > 0 { print; shown-- }' "$log" >&2
 fi
 if [ -s "$not_run" ]; then
     count=$(wc -l <"$not_run")

@@ -19,6 +19,9 @@ use crate::tasks::converge::{PassError, converge};
 
 /// The most passes at once. Most of a pass is waiting for an engine.
 const MOST_PASSES: usize = 256;
+/// So much room is worth a claim: each is a write, and a claim for every pass that ends would take most of the time. The rest
+/// waits for the next period.
+const WORTH_A_CLAIM: usize = MOST_PASSES / 4;
 /// How often rows are looked for although nothing was heard: what no hint told is found this late.
 const PERIOD: Duration = Duration::from_secs(1);
 /// How long to leave a row alone whose pass failed.
@@ -30,6 +33,8 @@ pub struct Driver {
     nudges: mpsc::UnboundedReceiver<ExecutionId>,
     /// What was heard of and waits for a pass, the oldest first.
     heard: BTreeSet<ExecutionId>,
+    /// Whether rows may be due that nobody has claimed.
+    missed: bool,
     passes: JoinSet<Result<(), PassError>>,
     running: HashMap<ExecutionId, Running>,
     tasks: HashMap<Id, ExecutionId>,
@@ -50,6 +55,7 @@ impl Driver {
             context,
             nudges,
             heard: BTreeSet::new(),
+            missed: true,
             passes: JoinSet::new(),
             running: HashMap::new(),
             tasks: HashMap::new(),
@@ -75,7 +81,8 @@ impl Driver {
     /// Waits for something to happen, and sees to it. Dropped halfway, it may leave rows claimed and not begun, which
     /// are handed over with the others.
     async fn turn(&mut self, changes: &mut Changes, tick: &mut BoxFuture<'static, ()>) {
-        let look = tokio::select! {
+        let mut period = false;
+        tokio::select! {
             biased;
             Some(id) = self.nudges.recv() => {
                 self.hear(id);
@@ -83,37 +90,48 @@ impl Driver {
                 while let Ok(id) = self.nudges.try_recv() {
                     self.hear(id);
                 }
-                false
             }
             Some(ended) = self.passes.join_next_with_id() => {
-                // A full house may have left rows that are due.
-                let full = self.running.len() >= MOST_PASSES;
                 self.ended(ended);
-                full
+                while let Some(ended) = self.passes.try_join_next_with_id() {
+                    self.ended(ended);
+                }
             }
-            () = changes.next() => true,
+            () = changes.next() => self.missed = true,
             () = &mut *tick => {
                 *tick = self.context.clock.sleep(PERIOD);
-                true
+                (period, self.missed) = (true, true);
             }
-        };
+        }
+        if !period && self.room() < WORTH_A_CLAIM {
+            return;
+        }
         self.take_up().await;
-        if look && let Err(error) = self.look().await {
+        if self.missed
+            && let Err(error) = self.look().await
+        {
             tracing::warn!(%error, "rows that are due are looked for again later: {error}");
         }
     }
 
+    fn room(&self) -> usize {
+        MOST_PASSES.saturating_sub(self.running.len())
+    }
+
     /// Claims what is due and runs a pass for each.
     pub async fn look(&mut self) -> Result<(), DatabaseError> {
-        while self.running.len() < MOST_PASSES && self.context.lease_holds() {
+        // Until there is nothing due, or no room: then a later turn goes on.
+        while self.room() > 0 && self.context.lease_holds() {
             let (db, id, now) = (&self.context.db, &self.context.id, self.context.now());
             // Asking first costs no lock; only what is due is worth a write.
             if observations::next_due(db, id, now).await?.is_none_or(|due| due > now) {
+                self.missed = false;
                 return Ok(());
             }
-            let room = u32::try_from(MOST_PASSES - self.running.len()).unwrap_or(u32::MAX);
+            let room = u32::try_from(self.room()).unwrap_or(u32::MAX);
             let claimed = observations::claim_due(db, id, now, room).await?;
             if claimed.is_empty() {
+                self.missed = false;
                 return Ok(());
             }
             for id in claimed {
@@ -136,7 +154,7 @@ impl Driver {
 
     /// Begins passes for what was heard of, as far as there is room. What cannot be claimed now waits for the next turn.
     async fn take_up(&mut self) {
-        let room = MOST_PASSES.saturating_sub(self.running.len());
+        let room = self.room();
         if self.heard.is_empty() || room == 0 || !self.context.lease_holds() {
             return;
         }

@@ -1,13 +1,12 @@
 //! Answers: status, headers and body in one form, whatever made them.
 
-use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use renga_shared::api::Problem;
 use renga_shared::sql::DatabaseError;
 use serde::Serialize;
-use spin_sdk::http::{EmptyBody, FullBody, IntoResponse as _};
 use spin_sdk::wasip3::http::types::{self, ErrorCode};
 use spin_sdk::wasip3::http_compat::{BodyResult, BodyWriter};
+use spin_sdk::wasip3::{wit_future, wit_stream};
 use spin_sdk::wit_bindgen::{FutureReader, StreamReader};
 
 /// An answer.
@@ -57,44 +56,60 @@ impl Answer {
 
     /// The answer to `HEAD`: what `GET` would say, less the body.
     pub(crate) fn without_body(self) -> Result<types::Response, ErrorCode> {
-        let mut head = self.head();
+        let (_, end) = wit_future::new(|| Ok(None));
         // A whole body's length; a stream's is not known.
-        if let Body::Whole(body) = &self.body {
-            head.headers_mut().insert(header::CONTENT_LENGTH, body.len().into());
-        }
-        head.map(|()| EmptyBody::new()).into_response()
+        let length = match &self.body {
+            Body::Whole(body) => Some(body.len()),
+            Body::None | Body::Stream(..) => None,
+        };
+        response(self.status, &self.headers, length, None, end)
     }
 
     pub(crate) fn into_response(self) -> Result<types::Response, ErrorCode> {
-        let mut head = self.head();
-        match self.body {
-            Body::None => head.map(|()| EmptyBody::new()).into_response(),
+        let (length, contents, end) = match self.body {
+            Body::None => (None, None, wit_future::new(|| Ok(None)).1),
             Body::Whole(body) => {
-                head.headers_mut().insert(header::CONTENT_LENGTH, body.len().into());
-                head.map(|()| FullBody::new(Bytes::from(body))).into_response()
+                let (length, (mut writer, contents)) = (body.len(), wit_stream::new());
+                let (end_writer, end) = wit_future::new(|| Ok(None));
+                spin_sdk::wasip3::spawn(async move {
+                    // What is not taken was for a client that has gone.
+                    drop(writer.write_all(body).await);
+                    // Tells that nothing comes after it.
+                    drop(end_writer);
+                });
+                (Some(length), Some(contents), end)
             }
-            Body::Stream(contents, end) => {
-                let headers = std::mem::take(head.headers_mut());
-                let headers = headers.try_into().map_err(|_| ErrorCode::InternalError(None))?;
-                let (response, _) = types::Response::new(headers, Some(contents), end);
-                // Every status of ours is one that HTTP knows.
-                let _ = response.set_status_code(self.status.as_u16());
-                Ok(response)
-            }
-        }
+            Body::Stream(contents, end) => (None, Some(contents), end),
+        };
+        response(self.status, &self.headers, length, contents, end)
     }
+}
 
-    fn head(&self) -> Response<()> {
-        let mut head = Response::new(());
-        *head.status_mut() = self.status;
-        for (name, value) in &self.headers {
-            // What we put into headers is ASCII; what is not is left out rather than the answer with it.
-            if let Ok(value) = HeaderValue::from_str(value) {
-                head.headers_mut().append(name, value);
-            }
+/// Straight to what the host takes: over the library's types it would be copied twice on the way.
+fn response(
+    status: StatusCode,
+    headers: &[(HeaderName, String)],
+    length: Option<usize>,
+    contents: Option<StreamReader<u8>>,
+    end: FutureReader<BodyResult>,
+) -> Result<types::Response, ErrorCode> {
+    let mut fields = Vec::with_capacity(headers.len() + 1);
+    for (name, value) in headers {
+        // What we put into headers is ASCII; what is not is left out rather than the answer with it.
+        if HeaderValue::from_str(value).is_ok() {
+            fields.push((name.as_str().to_owned(), value.as_bytes().to_vec()));
         }
-        head
     }
+    if let Some(length) = length {
+        fields.push((header::CONTENT_LENGTH.as_str().to_owned(), length.to_string().into_bytes()));
+    }
+    let headers = types::Headers::from_list(&fields).map_err(|_| ErrorCode::InternalError(None))?;
+    let (response, _) = types::Response::new(headers, contents, end);
+    if status != StatusCode::OK {
+        // Every status of ours is one that HTTP knows.
+        let _ = response.set_status_code(status.as_u16());
+    }
+    Ok(response)
 }
 
 impl From<Problem> for Answer {

@@ -9,14 +9,14 @@ use renga_shared::sql::{Idempotency, Inserted, Page};
 
 use crate::ambient;
 use crate::answer::{Answer, database, internal};
-use crate::request::{Asked, digest, id, integer_header};
+use crate::request::{Asked, digest, id};
 
 /// Names the project that a context is made in.
 const PROJECT: &str = "renga-projects-project";
 
 pub(crate) async fn list(asked: &Asked<'_>) -> Result<Answer, Problem> {
     let principal = asked.by(&[Scope::ContextsRead])?;
-    let query = ListQuery::parse(asked.query()).map_err(Problem::bad_fields)?;
+    let query = ListQuery::parse(asked.query).map_err(Problem::bad_fields)?;
     let filter = ContextFilter { visible: asked.visible(&principal), label: query.label.as_deref() };
     let page = Page { before: query.before.map(ContextId), limit: query.rows() + 1 };
     let mut rows = contexts::list(&asked.instance.database, &filter, page).await.map_err(database)?;
@@ -52,7 +52,7 @@ pub(crate) fn link(target: &str) -> String {
 pub(crate) async fn create(asked: Asked<'_>) -> Result<Answer, Problem> {
     let principal = asked.by(&[Scope::ContextsRead, Scope::ContextsWrite])?;
     let mut mistakes = Vec::new();
-    let project = integer_header(asked.headers(), PROJECT, &mut mistakes);
+    let project = asked.integer_header(PROJECT, &mut mistakes);
     let key = asked.idempotency_key(&mut mistakes);
     let (instance, base) = (asked.instance, asked.base.clone());
     let posted = asked.json().await?;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::{HeaderName, StatusCode, header};
-use renga_shared::api::{ExecutionBody, ExecutionList, ExecutionQuery, PortList, Problem, wait_preference};
+use renga_shared::api::{ExecutionBody, ExecutionList, ExecutionQuery, PortList, Problem};
 use renga_shared::auth::{Principal, Scope};
 use renga_shared::domain::{ContextId, EngineName, ExecutionId, FieldError, NewExecution, Phase, Wanted, additions};
 use renga_shared::sql::executions::{self, ExecutionFilter, ExecutionRow, NewExecutionRow};
@@ -30,7 +30,7 @@ pub(crate) async fn list(asked: &Asked<'_>, context: Option<&str>) -> Result<Ans
         None => asked.by(&[Scope::ExecutionsRead])?,
     };
     let context = context.map(|context| id(context, "context").map(ContextId)).transpose()?;
-    let query = ExecutionQuery::parse(asked.query()).map_err(Problem::bad_fields)?;
+    let query = ExecutionQuery::parse(asked.query).map_err(Problem::bad_fields)?;
     let (db, visible) = (&asked.instance.database, asked.visible(&principal));
     let filter = ExecutionFilter { visible, context, label: query.list.label.as_deref(), state: query.state };
     let page = Page { before: query.list.before.map(ExecutionId), limit: query.list.rows() + 1 };
@@ -58,7 +58,7 @@ pub(crate) async fn create(asked: Asked<'_>, context: &str) -> Result<Answer, Pr
     let context = ContextId(id(context, "context")?);
     let mut mistakes = Vec::new();
     let key = asked.idempotency_key(&mut mistakes);
-    let wait = wait_preference(asked.headers().get_all("prefer").iter().filter_map(|value| value.to_str().ok()));
+    let wait = asked.wait_preference();
     let (instance, base) = (asked.instance, asked.base.clone());
     let posted = asked.json().await?;
     let wanted = match NewExecution::parse(&posted) {

@@ -18,25 +18,34 @@ use instance::Instance;
 use renga_shared::api::Problem;
 use request::Asked;
 use routes::{Endpoint, Found};
-use spin_sdk::http::Request;
-use spin_sdk::http_service;
-use spin_sdk::wasip3::http::types::{ErrorCode, Response};
+use spin_sdk::wasip3;
+use spin_sdk::wasip3::http::types::{self, ErrorCode, Response};
 
-#[http_service]
-async fn handle(request: Request) -> Result<Response, ErrorCode> {
-    let head = request.method() == http::Method::HEAD;
-    let answer = answer(request).await.unwrap_or_else(Answer::from);
-    if head { answer.without_body() } else { answer.into_response() }
+struct Api;
+
+// What `#[http_service]` makes, less its conversion of each request, for which it asks the host for every header.
+wasip3::http::service::export!(Api);
+
+impl wasip3::exports::http::handler::Guest for Api {
+    async fn handle(request: types::Request) -> Result<Response, ErrorCode> {
+        let method = request.get_method();
+        let head = matches!(method, types::Method::Head);
+        let answer = answer(method, request).await.unwrap_or_else(Answer::from);
+        if head { answer.without_body() } else { answer.into_response() }
+    }
 }
 
-async fn answer(request: Request) -> Result<Answer, Problem> {
+async fn answer(method: types::Method, request: types::Request) -> Result<Answer, Problem> {
     let instance = Instance::get().await?;
+    let method = method.try_into().map_err(|_| Problem::bad_head())?;
+    let target = request.get_path_with_query().unwrap_or_default();
+    let (path, query) = target.split_once('?').unwrap_or((&target, ""));
     let base = instance.config.base_path.as_deref();
-    let (endpoint, base) = match routes::find(request.method(), request.uri().path(), base)? {
+    let (endpoint, base) = match routes::find(&method, path, base)? {
         Found::Endpoint { endpoint, base } => (endpoint, base),
         Found::Options { allowed } => return Ok(Answer::options(&allowed)),
     };
-    let asked = Asked { instance: &instance, request, base };
+    let asked = Asked { instance: &instance, request, query, base };
     match endpoint {
         Endpoint::Health => engines::health(&asked).await,
         Endpoint::Version => engines::version(),

@@ -31,7 +31,7 @@ const TRIES: (u32, Duration) = (15, Duration::from_secs(2));
 
 pub(crate) async fn get(asked: &Asked<'_>, path: &ExecutionPath) -> Result<Answer, Problem> {
     let principal = asked.by(&[Scope::ExecutionsRead])?;
-    let query = LogsQuery::parse(asked.query()).map_err(Problem::bad_fields)?;
+    let query = LogsQuery::parse(asked.query).map_err(Problem::bad_fields)?;
     let row = find(asked, &principal, path).await?;
     if row.wanted == Wanted::Removed {
         return Err(Problem::not_found());

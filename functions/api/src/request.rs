@@ -1,15 +1,18 @@
 //! What is asked: who asks, the body, the headers that count.
 
+use std::string::FromUtf8Error;
+
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, header};
+use http::header;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use renga_shared::api::{Problem, idempotency_key, parse_json};
+use renga_shared::api::{Problem, idempotency_key, parse_json, wait_preference};
 use renga_shared::auth::{Principal, Scope, ScopeSet, bearer_token};
 use renga_shared::domain::FieldError;
 use renga_shared::sql::Visible;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
-use spin_sdk::http::Request;
+use spin_sdk::wasip3::http::types;
+use spin_sdk::wasip3::http_compat::IncomingRequestBody;
 use uuid::Uuid;
 
 use crate::instance::Instance;
@@ -17,12 +20,13 @@ use crate::instance::Instance;
 /// The longest body, in bytes.
 const LONGEST_BODY: usize = 1 << 20;
 
-static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-
-/// A request at an endpoint.
+/// A request at an endpoint. Its headers and its body are with the host, and are taken from there when they are wanted: to copy
+/// every header, as the SDK's own request does, is a good part of what a small answer costs.
 pub(crate) struct Asked<'a> {
     pub(crate) instance: &'a Instance,
-    pub(crate) request: Request,
+    pub(crate) request: types::Request,
+    /// What follows the question mark in its path.
+    pub(crate) query: &'a str,
     /// The base path that was used, for links.
     pub(crate) base: String,
 }
@@ -30,8 +34,8 @@ pub(crate) struct Asked<'a> {
 impl Asked<'_> {
     /// Who asks, with all of `needed`.
     pub(crate) fn by(&self, needed: &[Scope]) -> Result<Principal, Problem> {
-        let headers = self.headers().get_all(header::AUTHORIZATION).iter().map(http::HeaderValue::as_bytes);
-        let principal = bearer_token(headers)
+        let headers = self.header(header::AUTHORIZATION.as_str());
+        let principal = bearer_token(headers.iter().map(Vec::as_slice))
             .and_then(|token| self.instance.verify(token))
             .map_err(|error| Problem::unauthorized(&error.to_string()))?;
         let needed = ScopeSet::of(needed);
@@ -44,25 +48,43 @@ impl Asked<'_> {
         self.instance.config.access.of(&principal.subject)
     }
 
-    pub(crate) fn headers(&self) -> &HeaderMap {
-        self.request.headers()
+    /// The values of a header, one for each time that it was sent.
+    pub(crate) fn header(&self, name: &str) -> Vec<Vec<u8>> {
+        self.request.get_headers().get(name)
     }
 
-    pub(crate) fn query(&self) -> &str {
-        self.request.uri().query().unwrap_or_default()
+    /// The first value of a header, where that is text.
+    fn text_header(&self, name: &str) -> Option<Result<String, FromUtf8Error>> {
+        self.header(name).into_iter().next().map(String::from_utf8)
+    }
+
+    /// A number in a header, or none.
+    pub(crate) fn integer_header(&self, name: &str, mistakes: &mut Vec<FieldError>) -> Option<i64> {
+        let number = self.text_header(name)?.ok().and_then(|text| text.trim().parse().ok());
+        if number.is_none() {
+            mistakes.push(FieldError { pointer: name.to_owned(), detail: "must be a 64-bit integer".to_owned() });
+        }
+        number
     }
 
     /// The key under which this request may be sent again.
     pub(crate) fn idempotency_key(&self, mistakes: &mut Vec<FieldError>) -> Option<String> {
-        let key = idempotency_key(self.headers().get(&IDEMPOTENCY_KEY)?.as_bytes());
+        let given = self.header("idempotency-key");
+        let key = idempotency_key(given.first()?);
         key.map(str::to_owned).map_err(|error| mistakes.push(error)).ok()
+    }
+
+    /// How many seconds the client would wait for more than the row.
+    pub(crate) fn wait_preference(&self) -> Option<u32> {
+        let given = self.header("prefer");
+        wait_preference(given.iter().filter_map(|value| std::str::from_utf8(value).ok()))
     }
 
     /// The body as JSON; null when there is none.
     pub(crate) async fn json(self) -> Result<Value, Problem> {
-        if let Some(kind) = self.headers().get(header::CONTENT_TYPE) {
-            let kind = kind.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
-            let kind = kind.to_ascii_lowercase();
+        if let Some(kind) = self.text_header(header::CONTENT_TYPE.as_str()) {
+            let kind = kind.unwrap_or_default();
+            let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
             let json = kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"));
             if !json {
                 return Err(Problem::unsupported_media_type());
@@ -72,10 +94,12 @@ impl Asked<'_> {
     }
 
     async fn body(self) -> Result<Bytes, Problem> {
-        match Limited::new(self.request.into_body(), LONGEST_BODY).collect().await {
+        let ended = || Problem::bad_json("The body ended before its end.");
+        let body = IncomingRequestBody::new(self.request).map_err(|_| ended())?;
+        match Limited::new(body, LONGEST_BODY).collect().await {
             Ok(body) => Ok(body.to_bytes()),
             Err(error) if error.is::<LengthLimitError>() => Err(Problem::too_large(LONGEST_BODY)),
-            Err(_) => Err(Problem::bad_json("The body ended before its end.")),
+            Err(_) => Err(ended()),
         }
     }
 }
@@ -84,15 +108,6 @@ impl Asked<'_> {
 pub(crate) fn id(part: &str, what: &str) -> Result<Uuid, Problem> {
     // Hyphenated alone: the other forms that the library reads were never ids here.
     Uuid::try_parse(part).ok().filter(|_| part.len() == 36).ok_or_else(|| Problem::not_a_uuid(what))
-}
-
-/// A number in a header, or none.
-pub(crate) fn integer_header(headers: &HeaderMap, name: &str, mistakes: &mut Vec<FieldError>) -> Option<i64> {
-    let number = headers.get(name)?.to_str().ok().and_then(|text| text.trim().parse().ok());
-    if number.is_none() {
-        mistakes.push(FieldError { pointer: name.to_owned(), detail: "must be a 64-bit integer".to_owned() });
-    }
-    number
 }
 
 /// Tells a retry from another request with the same key.

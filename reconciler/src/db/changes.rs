@@ -1,22 +1,29 @@
-//! Hears that somebody else wrote: PostgreSQL's `NOTIFY`; SQLite's `data_version`, asked when its log was written to.
+//! Hears that somebody else wrote: PostgreSQL's `NOTIFY`; SQLite's `data_version`, asked when the system tells that its log is
+//! written to.
 //!
 //! A hint only. What it misses, the next full pass finds.
 
-use std::time::{Duration, SystemTime};
+use std::path::Path;
+use std::time::Duration;
 
+use futures::{FutureExt as _, StreamExt as _};
+use inotify::{EventStream, Inotify, WatchMask};
 use sqlx::postgres::PgListener;
 use sqlx::sqlite::SqliteConnection;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::{NativeDatabase, PostgresDatabase, SqliteDatabase};
 
 /// The channel that the schema's triggers notify.
 const CHANNEL: &str = "renga_executions";
-/// How often SQLite's log is looked at, and how late a change is heard of at most.
-const SQLITE_PERIOD: Duration = Duration::from_millis(20);
-/// How long SQLite itself is asked after a write to its log: the commit is seen later than the write, and the next write, within
-/// a tick of the kernel, may not show in the log's time of change.
+/// How often SQLite is asked while its log is written to: a commit is seen some milliseconds after its write.
+const SQLITE_PERIOD: Duration = Duration::from_millis(4);
+/// How long it is asked after the last write.
 const FRESH: Duration = Duration::from_millis(100);
+/// How often it is asked where the system does not tell of writes.
+const UNTOLD_PERIOD: Duration = Duration::from_millis(20);
+/// How often to look whether the file is still the same one.
+const SAME_FILE_PERIOD: Duration = Duration::from_secs(1);
 /// How long after a notice from PostgreSQL to look once more: of those who commit at the same time, one alone notifies.
 const BESIDE: Duration = Duration::from_millis(50);
 /// How long to wait before listening again when the database went away.
@@ -40,10 +47,47 @@ struct Watched {
     connection: sqlx::pool::PoolConnection<sqlx::Sqlite>,
     generation: u64,
     version: Option<i64>,
-    /// When the write-ahead log was last written to.
-    written: Option<SystemTime>,
-    /// Until it was asked at this time or later, SQLite is asked although the log was not written to again.
-    settles_at: Option<Instant>,
+    log: LogWrites,
+}
+
+/// Hears of writes to a write-ahead log.
+#[derive(Debug)]
+struct LogWrites {
+    /// `None`: the system does not tell.
+    told: Option<EventStream<[u8; 1024]>>,
+    /// A write may not have been seen as a commit until then.
+    settles_at: Instant,
+}
+
+impl LogWrites {
+    /// Of the log at `path`, which is there.
+    fn of(path: &Path) -> Self {
+        let watch = || -> std::io::Result<_> {
+            let inotify = Inotify::init()?;
+            inotify.watches().add(path, WatchMask::MODIFY)?;
+            inotify.into_event_stream([0; 1024])
+        };
+        let told = watch().inspect_err(|error| {
+            tracing::warn!(%error, "writes to {} are asked for, since the system does not tell: {error}", path.display());
+        });
+        Self { told: told.ok(), settles_at: Instant::now() + FRESH }
+    }
+
+    /// Returns when it was written to lately. May be dropped and called again.
+    async fn recent(&mut self) {
+        let Some(told) = &mut self.told else { return };
+        if Instant::now() >= self.settles_at {
+            told.next().await;
+        }
+        // What was heard until here is answered by one look.
+        let mut heard = Instant::now() >= self.settles_at;
+        while told.next().now_or_never().is_some() {
+            heard = true;
+        }
+        if heard {
+            self.settles_at = Instant::now() + FRESH;
+        }
+    }
 }
 
 impl Changes {
@@ -77,30 +121,24 @@ impl Changes {
     }
 
     async fn version_changed(&mut self, database: &SqliteDatabase) -> Result<bool, sqlx::Error> {
-        self.not_before = Instant::now() + SQLITE_PERIOD;
         let pools = database.pools();
-        if self.watched.as_ref().is_none_or(|watched| watched.generation != pools.generation) {
-            let connection = pools.readers.acquire().await?;
-            self.watched = Some(Watched {
-                connection,
-                generation: pools.generation,
-                version: None,
-                written: None,
-                settles_at: Some(self.not_before),
-            });
-        }
-        let Some(watched) = &mut self.watched else { return Ok(false) };
-        // Asking SQLite wakes the connection's own thread; in an idle process that would be most of what happens.
-        let (written, now) = (database.log_written(), Instant::now());
-        if written != watched.written {
-            (watched.written, watched.settles_at) = (written, Some(now + FRESH));
-        } else if written.is_some() && watched.settles_at.is_none() {
+        let watched = match &mut self.watched {
+            Some(watched) if watched.generation == pools.generation => watched,
+            other => {
+                let mut connection = pools.readers.acquire().await?;
+                // The first look at a file makes its log.
+                let version = Some(version(&mut connection).await?);
+                let log = LogWrites::of(&database.log());
+                *other = Some(Watched { connection, generation: pools.generation, version, log });
+                return Ok(true);
+            }
+        };
+        if timeout(SAME_FILE_PERIOD, watched.log.recent()).await.is_err() {
             return Ok(false);
         }
-        let connection: &mut SqliteConnection = &mut watched.connection;
-        let version: i64 = sqlx::query_scalar("PRAGMA data_version").fetch_one(connection).await?;
-        watched.settles_at = watched.settles_at.filter(|at| now < *at);
-        Ok(watched.version.replace(version) != Some(version))
+        self.not_before = Instant::now() + if watched.log.told.is_some() { SQLITE_PERIOD } else { UNTOLD_PERIOD };
+        let version = Some(version(&mut watched.connection).await?);
+        Ok(std::mem::replace(&mut watched.version, version) != version)
     }
 
     async fn notified(&mut self, database: &PostgresDatabase) -> Result<bool, sqlx::Error> {
@@ -131,4 +169,8 @@ impl Changes {
         self.beside_until = Some(Instant::now() + BESIDE);
         Ok(true)
     }
+}
+
+async fn version(connection: &mut SqliteConnection) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar("PRAGMA data_version").fetch_one(connection).await
 }

@@ -21,7 +21,8 @@ const ORPHAN_PERIOD: Duration = Duration::from_secs(15);
 
 /// Watches one engine for ever.
 pub async fn watch(context: Context, served: Served) {
-    let mut watch = Watch { context, served, orphans: Orphans::default(), resynced: Timestamp::default() };
+    let orphans = Orphans::default();
+    let mut watch = Watch { context, served, orphans, resynced: Timestamp::default(), once_more: false };
     let mut failures = 0;
     loop {
         let began = watch.context.now();
@@ -40,6 +41,8 @@ struct Watch {
     served: Served,
     orphans: Orphans,
     resynced: Timestamp,
+    /// Whether to compare again at the next beat: what a reconciler that died asked for at last may appear a little later.
+    once_more: bool,
 }
 
 impl Watch {
@@ -60,7 +63,9 @@ impl Watch {
                     if let Err(error) = self.probe().await {
                         return error;
                     }
-                    if !self.orphans.is_empty() || self.context.now().since(self.resynced) >= RESYNC_PERIOD {
+                    let due = self.context.now().since(self.resynced) >= RESYNC_PERIOD;
+                    if due || self.once_more || !self.orphans.is_empty() {
+                        self.once_more = false;
                         self.resync().await;
                     }
                     beat = self.context.clock.sleep(self.period());
@@ -68,6 +73,7 @@ impl Watch {
                 event = events.next() => match event {
                     Some(Ok(EngineEvent::Changed(id))) => self.context.nudge(id),
                     Some(Ok(EngineEvent::Resync)) => {
+                        self.once_more = true;
                         self.resync().await;
                         beat = self.context.clock.sleep(self.period());
                     }

@@ -45,6 +45,11 @@ impl Problem {
         self
     }
 
+    /// 400: the method, the path or a header is not as HTTP has it.
+    pub fn bad_head() -> Self {
+        Self::new(400, "Malformed request", "The method, the path or a header cannot be read.".to_owned())
+    }
+
     /// 400: the body is not JSON.
     pub fn bad_json(detail: impl Into<String>) -> Self {
         Self::new(400, "Malformed JSON", detail.into())
@@ -140,6 +145,7 @@ mod tests {
         let header = |name, value: &str| vec![(name, value.to_owned())];
         for (problem, status, headers) in [
             (Problem::bad_json("x".to_owned()), 400, vec![]),
+            (Problem::bad_head(), 400, vec![]),
             (Problem::not_a_uuid("context"), 400, vec![]),
             (
                 Problem::unauthorized("the token has expired"),
