@@ -7,6 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use renga_shared::domain::ExecutionId;
 use renga_shared::sql::{DatabaseError, observations};
@@ -98,10 +99,12 @@ impl Driver {
                 }
             }
             () = changes.next() => self.missed = true,
-            () = &mut *tick => {
-                *tick = self.context.clock.sleep(PERIOD);
-                (period, self.missed) = (true, true);
-            }
+            () = &mut *tick => period = true,
+        }
+        // However much engines and passes have to tell, a wish does not wait for it to end.
+        if period || tick.as_mut().now_or_never().is_some() {
+            *tick = self.context.clock.sleep(PERIOD);
+            (period, self.missed) = (true, true);
         }
         if !period && self.room() < WORTH_A_CLAIM {
             return;
