@@ -134,9 +134,10 @@ async fn are_read_from_json_alone(deployment: &Deployment) -> Result<()> {
 
 async fn are_limited_in_size(deployment: &Deployment) -> Result<()> {
     let client = &deployment.client;
-    // What surrounds the padding is 45 bytes long.
-    let sized =
-        |bytes: usize| format!(r#"{{"image":"a","env":[{{"name":"A","value":"{}"}}]}}"#, "x".repeat(bytes - 45));
+    let long: Vec<Value> = (0..10).map(|n| json!({ "name": format!("V{n}"), "value": "x".repeat(100_000) })).collect();
+    let whole = |padding: &str| json!({ "image": "a", "env": long, "command": [padding] }).to_string();
+    let around = whole("").len();
+    let sized = |bytes: usize| whole(&"x".repeat(bytes - around));
     let most = sized(1 << 20);
     assert_eq!(most.len(), 1 << 20);
     let post = |body: reqwest::Body| client.send(client.request(Method::POST, CONTEXTS).body(body));

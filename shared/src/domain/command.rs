@@ -5,7 +5,7 @@
 
 use serde_json::Value;
 
-use super::field::{Problems, kind, without_nul};
+use super::field::{Problems, handed, kind, without_nul};
 
 /// The most arguments: more than anybody writes, and fewer than a kernel takes.
 const MOST_ARGUMENTS: usize = 10_000;
@@ -56,6 +56,9 @@ impl Command {
             }
         }
         words.extend(word);
+        for word in &words {
+            handed(0, word).map_err(|problem| format!("has a word that {problem}"))?;
+        }
         if words.len() > MOST_ARGUMENTS {
             return Err(format!("has {} words; at most {MOST_ARGUMENTS} are allowed", words.len()));
         }
@@ -75,7 +78,7 @@ impl Command {
                 let mut arguments = Vec::with_capacity(elements.len());
                 for (index, element) in elements.iter().enumerate() {
                     let argument = match element {
-                        Value::String(text) => without_nul(text).map(str::to_owned),
+                        Value::String(text) => handed(0, text).map(str::to_owned),
                         other => Err(format!("must be a text, not {}", kind(other))),
                     };
                     arguments.extend(problems.check(&format!("{pointer}/{index}"), argument));
@@ -108,6 +111,7 @@ fn double_quoted(characters: &mut std::str::Chars<'_>, word: &mut String) -> Res
 
 #[cfg(test)]
 mod tests {
+    use super::super::field::LONGEST_HANDED;
     use super::*;
     use proptest::prelude::*;
     use serde_json::json;
@@ -138,8 +142,9 @@ mod tests {
             assert_eq!(Command::split(text).unwrap().unwrap().arguments(), expected);
         }
         assert_eq!(Command::split("\\\n"), Ok(None));
-        let long = "x".repeat(1 << 20);
-        assert_eq!(Command::split(&long).unwrap().unwrap().arguments(), [long]);
+        let long = "x".repeat(LONGEST_HANDED);
+        assert_eq!(Command::split(&long).unwrap().unwrap().arguments(), [long.as_str()]);
+        assert!(Command::split(&format!("a {long}x")).unwrap_err().contains("131072 bytes"));
         assert!(Command::split(&"x ".repeat(MOST_ARGUMENTS + 1)).is_err());
     }
 
@@ -160,6 +165,7 @@ mod tests {
             (json!("it's"), vec!["/command"]),
             (json!(["a", 1, "b\u{0}", null, ["c"]]), vec!["/command/1", "/command/2", "/command/3", "/command/4"]),
             (json!(vec!["a"; MOST_ARGUMENTS + 1]), vec!["/command"]),
+            (json!(["a", "x".repeat(LONGEST_HANDED + 1)]), vec!["/command/1"]),
         ] {
             let errors = read(bad.clone()).unwrap_err();
             assert_eq!(errors.iter().map(|error| error.pointer.as_str()).collect::<Vec<_>>(), pointers, "{bad}");

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::ContextId;
-use super::field::{Problems, child, kind, without_nul};
+use super::field::{Problems, child, handed, kind};
 
 /// An environment variable.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,16 +37,17 @@ impl EnvVar {
         let name = name.and_then(|text| problems.check(&child(pointer, "name"), self::name(text)));
         let value = match object.get("value") {
             None | Some(Value::Null) => Some(String::new()),
-            Some(value) => problems.check(&child(pointer, "value"), scalar(value)),
+            Some(value) => problems.check(&child(pointer, "value"), self::value(name.unwrap_or_default(), value)),
         };
         Some(Self { name: name?.to_owned(), value: value? })
     }
 }
 
-/// A value given as a text, a number or a boolean; the latter two as JSON writes them: `true`, not Python's `True`.
-pub(super) fn scalar(value: &Value) -> Result<String, String> {
+/// The value of the variable `name`, given as a text, a number or a boolean; the latter two as JSON writes them: `true`, not
+/// Python's `True`.
+pub(super) fn value(name: &str, value: &Value) -> Result<String, String> {
     match value {
-        Value::String(text) => without_nul(text).map(str::to_owned),
+        Value::String(text) => handed(name.len() + 1, text).map(str::to_owned),
         // Beyond 64 bits a number is rounded as it is read: the container would see another one than was sent.
         Value::Number(number) if number.is_f64() && number.as_f64().is_none_or(|n| n.abs() >= MOST_EXACT) => {
             Err("is too large to be kept exactly as a number; send it as a text".into())
@@ -79,6 +80,7 @@ pub fn launch_environment(
 
 #[cfg(test)]
 mod tests {
+    use super::super::field::LONGEST_HANDED;
     use super::*;
     use serde_json::json;
 
@@ -96,7 +98,7 @@ mod tests {
 
     #[test]
     fn values_are_kept_exactly_or_refused() {
-        let read = |json: &str| scalar(&serde_json::from_str(json).unwrap());
+        let read = |json: &str| value("A", &serde_json::from_str(json).unwrap());
         for (json, value) in [
             (r#""""#, ""),
             (r#""ä\n\u00e4""#, "ä\nä"),
@@ -115,6 +117,9 @@ mod tests {
         for bad in ["99999999999999999999", "-99999999999999999999", "1e300", "null", "[]", "{}", r#""a\u0000""#] {
             assert!(read(bad).is_err(), "{bad}");
         }
+        let long = |bytes: usize| value("NAME", &json!("x".repeat(bytes)));
+        assert!(long(LONGEST_HANDED - 5).is_ok());
+        assert!(long(LONGEST_HANDED - 4).unwrap_err().contains("131066 at most"));
     }
 
     #[test]

@@ -156,6 +156,20 @@ pub(super) fn without_nul(text: &str) -> Result<&str, String> {
     if text.contains('\0') { Err("must not contain a NUL character".into()) } else { Ok(text) }
 }
 
+/// The longest text that Linux hands to a program, as an argument or as `NAME=value`: `MAX_ARG_STRLEN` of execve(2), less the
+/// NUL.
+pub(super) const LONGEST_HANDED: usize = 131_071;
+
+/// Refuses what a program cannot be given, with `before` bytes before it. An engine would find out only when it starts the
+/// program, and Docker then says nothing.
+pub(super) fn handed(before: usize, text: &str) -> Result<&str, String> {
+    let most = LONGEST_HANDED.saturating_sub(before);
+    if text.len() > most {
+        return Err(format!("has {} bytes; a program can be given {most} at most", text.len()));
+    }
+    without_nul(text)
+}
+
 /// A name as a DNS label (RFC 1123): lower case letters, digits and hyphens, at most 63.
 pub(super) fn dns_label(text: &str) -> Result<String, String> {
     let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';

@@ -60,8 +60,8 @@ fn environment(object: &Map<String, Value>, problems: &mut Problems) -> BTreeMap
         Some(Value::Object(given)) => {
             for (name, value) in given {
                 let pointer = child(POINTER, name);
+                let value = problems.check(&pointer, env::value(name, value));
                 let name = problems.check(&pointer, env::name(name));
-                let value = problems.check(&pointer, env::scalar(value));
                 if let (Some(name), Some(value)) = (name, value) {
                     environment.insert(name.to_owned(), value);
                 }
