@@ -76,12 +76,12 @@ impl LogWrites {
     /// Returns when it was written to lately. May be dropped and called again.
     async fn recent(&mut self) {
         let Some(told) = &mut self.told else { return };
-        if Instant::now() >= self.settles_at {
+        let mut heard = Instant::now() >= self.settles_at;
+        if heard {
             told.next().await;
         }
         // What was heard until here is answered by one look.
-        let mut heard = Instant::now() >= self.settles_at;
-        while told.next().now_or_never().is_some() {
+        while let Some(Some(Ok(_))) = told.next().now_or_never() {
             heard = true;
         }
         if heard {
