@@ -252,10 +252,7 @@ impl<'a> Pass<'a> {
         let served = self.engine()?;
         let launch = match launch::of(&self.work, &self.context.settings.default_base_url) {
             Ok(launch) => launch,
-            Err(why) => {
-                let failed = self.status().failed(why, self.context.now())?;
-                return self.record(failed, None, sight).await;
-            }
+            Err(why) => return self.fail_if_refused(EngineError::Refused(why), sight).await,
         };
         crash_point!("before_prepare");
         match self.prepare(served, &launch).await? {

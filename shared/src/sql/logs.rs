@@ -127,8 +127,7 @@ pub async fn after(
     sequence: i64,
     limit: u32,
 ) -> Result<Vec<Chunk>, DatabaseError> {
-    let parameters = vec![id.into(), sequence.into(), i64::from(limit).into()];
-    db.query(AFTER.sql(db.dialect()), parameters).await?.iter_mut().map(read).collect()
+    chunks(db, &AFTER, id, sequence, limit).await
 }
 
 /// Up to `limit` chunks before `sequence`, newest first.
@@ -138,8 +137,18 @@ pub async fn before(
     sequence: i64,
     limit: u32,
 ) -> Result<Vec<Chunk>, DatabaseError> {
+    chunks(db, &BEFORE, id, sequence, limit).await
+}
+
+async fn chunks(
+    db: &impl Database,
+    statement: &Statement,
+    id: ExecutionId,
+    sequence: i64,
+    limit: u32,
+) -> Result<Vec<Chunk>, DatabaseError> {
     let parameters = vec![id.into(), sequence.into(), i64::from(limit).into()];
-    db.query(BEFORE.sql(db.dialect()), parameters).await?.iter_mut().map(read).collect()
+    db.query(statement.sql(db.dialect()), parameters).await?.iter_mut().map(read).collect()
 }
 
 /// A stored chunk without what is in it.
