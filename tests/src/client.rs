@@ -1,11 +1,19 @@
 //! A client of the API for tests: plain HTTP, with the states waited for.
 
+use std::io::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, ensure};
 use reqwest::header::HeaderMap;
-use reqwest::{Method, RequestBuilder, StatusCode};
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::deployment::until;
+
+/// Used as idempotency keys.
+static KEYS: AtomicU64 = AtomicU64::new(0);
 
 /// Speaks to one API as one user.
 #[derive(Clone, Debug)]
@@ -13,6 +21,8 @@ pub struct Client {
     http: reqwest::Client,
     base: String,
     token: String,
+    /// How long it asks again when it is told to try again.
+    patience: Duration,
 }
 
 /// An execution by its path.
@@ -79,7 +89,14 @@ impl Client {
     pub fn new(base: &str, token: &str) -> Self {
         // One provider for the whole process; whoever was first is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        Self { http: reqwest::Client::new(), base: base.to_owned(), token: token.to_owned() }
+        let (base, token) = (base.to_owned(), token.to_owned());
+        Self { http: reqwest::Client::new(), base, token, patience: Duration::ZERO }
+    }
+
+    /// The same, but one that does as a good client does with a 503: it asks again after a pause, for `patience` in all,
+    /// and posts with keys so that it may. For tests that load the machine until its disk answers nobody for seconds.
+    pub fn patient(&self, patience: Duration) -> Self {
+        Self { patience, ..self.clone() }
     }
 
     /// The same with another token.
@@ -99,10 +116,37 @@ impl Client {
 
     /// Sends a request and reads the whole answer.
     pub async fn send(&self, request: RequestBuilder) -> Result<Answer> {
-        let answer = request.send().await?;
+        let answer = self.answered(request).await?;
         let (status, headers) = (answer.status(), answer.headers().clone());
         let body = String::from_utf8_lossy(&answer.bytes().await?).into_owned();
         Ok(Answer { status, headers, body })
+    }
+
+    /// Sends a request, again and again while the answer is 503 and there is patience left.
+    async fn answered(&self, request: RequestBuilder) -> Result<Response> {
+        let deadline = Instant::now() + self.patience;
+        loop {
+            let Some(again) = request.try_clone() else { return Ok(request.send().await?) };
+            let answer = again.send().await?;
+            if answer.status() != StatusCode::SERVICE_UNAVAILABLE || Instant::now() >= deadline {
+                return Ok(answer);
+            }
+            // Seen even when the test passes.
+            let _ = writeln!(std::io::stderr(), "{}: 503, asked again", answer.url().path());
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+
+    /// Posts what is to be made once, however often it is asked for.
+    async fn make(&self, path: &str, body: &Value) -> Result<Value> {
+        let mut request = self.request(Method::POST, path).json(body);
+        if !self.patience.is_zero() {
+            request = request.header("Idempotency-Key", format!("made-{}", KEYS.fetch_add(1, Ordering::Relaxed)));
+        }
+        let answer = self.answered(request).await?;
+        let (status, text) = (answer.status(), answer.text().await?);
+        ensure!(status == StatusCode::CREATED, "POST {path}: {status} {text}");
+        Ok(serde_json::from_str(&text)?)
     }
 
     /// Sends a request without a body.
@@ -121,7 +165,7 @@ impl Client {
         if let Some(body) = body {
             request = request.json(&body);
         }
-        let answer = request.send().await?;
+        let answer = self.answered(request).await?;
         let status = answer.status();
         let text = answer.text().await?;
         let body = serde_json::from_str(&text).with_context(|| format!("{path} answered {status}: {text}"))?;
@@ -137,16 +181,14 @@ impl Client {
 
     /// Makes a context and returns its id.
     pub async fn context(&self, spec: Value) -> Result<String> {
-        let (status, body) = self.json(Method::POST, "/v1/contexts", Some(spec)).await?;
-        ensure!(status == StatusCode::CREATED, "POST /v1/contexts: {status} {body}");
+        let body = self.make("/v1/contexts", &spec).await?;
         Ok(body["identifier"].as_str().context("no identifier")?.to_owned())
     }
 
     /// Asks for an execution of a context.
     pub async fn execute(&self, context: &str, request: Value) -> Result<Execution> {
         let path = format!("/v1/contexts/{context}/executions");
-        let (status, body) = self.json(Method::POST, &path, Some(request)).await?;
-        ensure!(status == StatusCode::CREATED, "POST {path}: {status} {body}");
+        let body = self.make(&path, &request).await?;
         let id = body["identifier"].as_str().context("no identifier")?.to_owned();
         Ok(Execution { path: format!("{path}/{id}"), id, context: context.to_owned() })
     }
@@ -184,7 +226,7 @@ impl Client {
     /// The logs as they are now, with a query such as `?tail=1`.
     pub async fn logs(&self, execution: &Execution, query: &str) -> Result<String> {
         let path = format!("{}/logs{query}", execution.path);
-        let answer = self.request(Method::GET, &path).send().await?;
+        let answer = self.answered(self.request(Method::GET, &path)).await?;
         ensure!(answer.status() == StatusCode::OK, "GET {path}: {}", answer.status());
         Ok(String::from_utf8_lossy(&answer.bytes().await?).into_owned())
     }

@@ -66,7 +66,7 @@ impl Workload {
     /// # Errors
     /// When the API refuses.
     pub async fn new(deployment: &Deployment, folder: &Path) -> Result<Self> {
-        let client = deployment.client.clone();
+        let client = deployment.client.patient(SETTLES_WITHIN);
         let spec = |script: &str| {
             json!({
                 "image": BUSYBOX,

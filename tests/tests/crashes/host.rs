@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use renga_shared::environment::Environment;
 use renga_tests::client::Client;
-use renga_tests::deployment::until;
+use renga_tests::deployment::{PATIENCE, until};
 use renga_tests::issuer::Issuer;
 use renga_tests::process::{self, Process, free_address};
 use renga_tests::require;
@@ -62,7 +62,7 @@ async fn killed_during_writes(name: &str, database: Option<String>) -> Result<()
     while let Some(written) = writers.join_next().await {
         posts.extend(written??);
     }
-    let checked = check(&client, &posts).await;
+    let checked = check(&client.patient(PATIENCE), &posts).await;
     checked.with_context(|| log_tail(&folder.path().join("up.log")))?;
     process.kill().await?;
     let unanswered = posts.iter().filter(|post| post.id.is_none()).count();
@@ -213,18 +213,16 @@ async fn list(client: &Client, kind: &str) -> Result<Vec<Value>> {
     let mut rows = Vec::new();
     let mut next = Some(format!("/v1/{kind}?limit=100"));
     while let Some(path) = next {
-        let answer = client.request(Method::GET, &path).send().await?;
-        ensure!(answer.status() == StatusCode::OK, "GET {path}: {}", answer.status());
-        let link = answer.headers().get("link").map(|link| link.to_str().map(str::to_owned)).transpose()?;
-        let page: Value = answer.json().await?;
+        let answer = client.ask(Method::GET, &path).await?;
+        let page = answer.json(200)?;
         rows.extend(page[kind].as_array().context("no list")?.iter().cloned());
-        next = match link {
-            Some(link) => {
+        next = match answer.header("link") {
+            "" => None,
+            link => {
                 let target = link.split(['<', '>']).nth(1).context("a link without a target")?;
                 let path = target.find("/v1/").context("a link to elsewhere")?;
                 Some(target[path..].to_owned())
             }
-            None => None,
         };
     }
     Ok(rows)
