@@ -15,7 +15,7 @@ use axum::serve::ListenerExt as _;
 use clap::ValueEnum;
 use renga_reconciler::clock::{Clock as _, SystemClock};
 use renga_reconciler::random::Random;
-use renga_shared::auth::{Principal, Remembered, VerificationKey, Verifier};
+use renga_shared::auth::{Expected, Principal, Remembered, VerificationKey, Verifier};
 use renga_shared::domain::{ContextId, ExecutionId};
 use tokio::net::TcpListener;
 
@@ -66,7 +66,7 @@ impl Rows {
         let scopes = std::env::var("DEPLOYER_TOKEN_SCOPE_KEY").ok();
         Ok(Self {
             database: Database::open(&variable("SQLALCHEMY_DATABASE_URI")?).await?,
-            verifier: Verifier::new(key, variable("DEPLOYER_JWT_ISSUER")?, scopes),
+            verifier: Verifier::new(key, Expected::of(variable("DEPLOYER_JWT_ISSUER")?, scopes)),
             remembered: Mutex::new(Remembered::new(1_000)),
             random: Random::from_system(),
         })

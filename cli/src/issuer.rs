@@ -92,7 +92,7 @@ impl Issuer {
 mod tests {
     use std::path::Path;
 
-    use renga_shared::auth::{Scope, ScopeSet, TokenError, VerificationKey, Verifier};
+    use renga_shared::auth::{Expected, Scope, ScopeSet, TokenError, VerificationKey, Verifier};
 
     use super::*;
 
@@ -107,7 +107,7 @@ mod tests {
 
     fn verifier(issuer: &Issuer) -> Verifier {
         let key = VerificationKey::parse(&issuer.public_key()).unwrap();
-        Verifier::new(key, "http://issuer", Some("scope".into()))
+        Verifier::new(key, Expected::of("http://issuer", Some("scope".into())))
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::request::{Asked, digest, id};
 const PROJECT: &str = "renga-projects-project";
 
 pub(crate) async fn list(asked: &Asked<'_>) -> Result<Answer, Problem> {
-    let principal = asked.by(&[Scope::ContextsRead])?;
+    let principal = asked.by(&[Scope::ContextsRead]).await?;
     let query = ListQuery::parse(asked.query).map_err(Problem::bad_fields)?;
     let filter = ContextFilter { visible: asked.visible(&principal), label: query.label.as_deref() };
     let page = Page { before: query.before.map(ContextId), limit: query.rows() + 1 };
@@ -50,9 +50,10 @@ pub(crate) fn link(target: &str) -> String {
 }
 
 pub(crate) async fn create(asked: Asked<'_>) -> Result<Answer, Problem> {
-    let principal = asked.by(&[Scope::ContextsRead, Scope::ContextsWrite])?;
     let mut mistakes = Vec::new();
     let project = asked.integer_header(PROJECT, &mut mistakes);
+    // What is made in a project is the project's to allow.
+    let principal = asked.by_on(&[Scope::ContextsRead, Scope::ContextsWrite], project).await?;
     let key = asked.idempotency_key(&mut mistakes);
     let (instance, base) = (asked.instance, asked.base.clone());
     let posted = asked.json().await?;
@@ -81,7 +82,7 @@ pub(crate) async fn create(asked: Asked<'_>) -> Result<Answer, Problem> {
 }
 
 pub(crate) async fn get(asked: &Asked<'_>, context: &str) -> Result<Answer, Problem> {
-    let principal = asked.by(&[Scope::ContextsRead])?;
+    let principal = asked.by(&[Scope::ContextsRead]).await?;
     let id = ContextId(id(context, "context")?);
     let row = contexts::get(&asked.instance.database, asked.visible(&principal), id).await.map_err(database)?;
     body(StatusCode::OK, row.ok_or_else(Problem::not_found)?)

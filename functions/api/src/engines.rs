@@ -9,7 +9,7 @@ use crate::answer::{Answer, database};
 use crate::request::Asked;
 
 pub(crate) async fn list(asked: &Asked<'_>) -> Result<Answer, Problem> {
-    asked.by(&[])?;
+    asked.by(&[]).await?;
     let rows = engines::list(&asked.instance.database).await.map_err(database)?;
     let engines = rows.into_iter().map(EngineBody::from).collect();
     Answer::json(StatusCode::OK, &EngineList { engines })

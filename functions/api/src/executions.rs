@@ -26,8 +26,8 @@ static PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-appl
 
 pub(crate) async fn list(asked: &Asked<'_>, context: Option<&str>) -> Result<Answer, Problem> {
     let principal = match context {
-        Some(_) => asked.by(&[Scope::ContextsRead, Scope::ExecutionsRead])?,
-        None => asked.by(&[Scope::ExecutionsRead])?,
+        Some(_) => asked.by(&[Scope::ContextsRead, Scope::ExecutionsRead]).await?,
+        None => asked.by(&[Scope::ExecutionsRead]).await?,
     };
     let context = context.map(|context| id(context, "context").map(ContextId)).transpose()?;
     let query = ExecutionQuery::parse(asked.query).map_err(Problem::bad_fields)?;
@@ -54,7 +54,7 @@ pub(crate) async fn list(asked: &Asked<'_>, context: Option<&str>) -> Result<Ans
 }
 
 pub(crate) async fn create(asked: Asked<'_>, context: &str) -> Result<Answer, Problem> {
-    let principal = asked.by(&[Scope::ContextsRead, Scope::ExecutionsWrite])?;
+    let principal = asked.by(&[Scope::ContextsRead, Scope::ExecutionsWrite]).await?;
     let context = ContextId(id(context, "context")?);
     let mut mistakes = Vec::new();
     let key = asked.idempotency_key(&mut mistakes);
@@ -72,7 +72,7 @@ pub(crate) async fn create(asked: Asked<'_>, context: &str) -> Result<Answer, Pr
     let engine = wanted.engine.as_ref().map(EngineName::as_str);
     let created = ambient::now();
     let digest = digest(&[&context.to_string(), engine.unwrap_or_default(), &wanted.namespace, &environment]);
-    let visible = instance.config.access.of(&principal.subject);
+    let visible = instance.visible(&principal);
     let new = NewExecutionRow {
         id: ExecutionId::new(created, ambient::random()),
         context,
@@ -106,7 +106,7 @@ pub(crate) async fn create(asked: Asked<'_>, context: &str) -> Result<Answer, Pr
 }
 
 pub(crate) async fn get(asked: &Asked<'_>, path: &ExecutionPath) -> Result<Answer, Problem> {
-    let principal = asked.by(&[Scope::ContextsRead, Scope::ExecutionsRead])?;
+    let principal = asked.by(&[Scope::ContextsRead, Scope::ExecutionsRead]).await?;
     let row = find(asked, &principal, path).await?;
     Answer::json(StatusCode::OK, &shown(asked.instance, row)?)
 }
@@ -120,7 +120,7 @@ pub(crate) async fn stop(asked: &Asked<'_>, path: &ExecutionPath) -> Result<Answ
 }
 
 async fn wish(asked: &Asked<'_>, path: &ExecutionPath, wanted: Wanted) -> Result<Answer, Problem> {
-    let principal = asked.by(&[Scope::ExecutionsRead, Scope::ExecutionsWrite])?;
+    let principal = asked.by(&[Scope::ExecutionsRead, Scope::ExecutionsWrite]).await?;
     let (context, execution) = ids(path)?;
     let (db, visible) = (&asked.instance.database, asked.visible(&principal));
     let row = executions::wish(db, visible, context, execution, wanted, ambient::now()).await.map_err(database)?;
@@ -128,7 +128,7 @@ async fn wish(asked: &Asked<'_>, path: &ExecutionPath, wanted: Wanted) -> Result
 }
 
 pub(crate) async fn ports(asked: &Asked<'_>, path: &ExecutionPath) -> Result<Answer, Problem> {
-    let principal = asked.by(&[Scope::ExecutionsRead])?;
+    let principal = asked.by(&[Scope::ExecutionsRead]).await?;
     let row = find(asked, &principal, path).await?;
     let known = |row: &ExecutionRow| {
         let starting = matches!(row.status.phase(), Phase::Pending | Phase::Scheduled | Phase::Starting);
@@ -167,7 +167,7 @@ async fn wait_until(
     while !enough(&row) && ambient::now() < deadline {
         spin_sdk::time::sleep(pause.min(deadline.since(ambient::now()))).await;
         pause = (pause * 2).min(longest);
-        let visible = instance.config.access.of(&principal.subject);
+        let visible = instance.visible(principal);
         let seen = executions::get(&instance.database, visible, row.context, row.id).await.map_err(database)?;
         row = seen.ok_or_else(Problem::not_found)?;
     }

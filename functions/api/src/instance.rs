@@ -1,4 +1,5 @@
-//! What an instance of the component keeps between its requests: configuration, database handle, verified tokens.
+//! What an instance of the component keeps between its requests: configuration, database handle, who decides about tokens,
+//! verified tokens.
 //!
 //! Nothing here is needed for correctness: an instance may end at any time, and any other answers alike.
 
@@ -10,9 +11,12 @@ use renga_shared::api::Problem;
 use renga_shared::auth::{Principal, Remembered, Verifier};
 use renga_shared::config::{API_VARIABLES, ApiConfig};
 use renga_shared::environment::Environment;
+use renga_shared::sql::Visible;
 use spin_sdk::variables;
 
 use crate::ambient;
+use crate::issuer::Issuer;
+use crate::resource_manager::ResourceManager;
 
 /// How many verified tokens an instance remembers.
 const REMEMBERED: usize = 4_096;
@@ -21,7 +25,18 @@ const REMEMBERED: usize = 4_096;
 pub(crate) struct Instance {
     pub(crate) config: ApiConfig,
     pub(crate) database: SpinDatabase,
+    pub(crate) authority: Authority,
     remembered: RefCell<Remembered>,
+}
+
+/// Who decides about a token.
+pub(crate) enum Authority {
+    /// The configured key.
+    Key(Verifier),
+    /// The keys that the issuer publishes.
+    Issuer(Issuer),
+    /// The resource manager, for each thing that is asked for.
+    ResourceManager(ResourceManager),
 }
 
 thread_local! {
@@ -41,22 +56,35 @@ impl Instance {
             Problem::unavailable("Service misconfigured", "Its operator finds the reason in its log.", 60)
         })?;
         let database = SpinDatabase::new(&config.database);
+        let expected = config.expected.clone();
+        let authority = match (config.key.clone(), config.resource_manager.clone()) {
+            (Some(key), Some(url)) => Authority::ResourceManager(ResourceManager::new(url, key, expected)),
+            (Some(key), None) => Authority::Key(Verifier::new(key, expected)),
+            // There is no resource manager without a key.
+            (None, _) => Authority::Issuer(Issuer::new(expected)),
+        };
         let remembered = RefCell::new(Remembered::new(REMEMBERED));
-        let instance = Rc::new(Self { config, database, remembered });
+        let instance = Rc::new(Self { config, database, authority, remembered });
         INSTANCE.set(Some(Rc::clone(&instance)));
         Ok(instance)
     }
 
-    /// Who shows this token.
-    pub(crate) fn verify(&self, token: &str) -> Result<Principal, renga_shared::auth::TokenError> {
-        let now = ambient::now();
-        if let Some(principal) = self.remembered.borrow_mut().get(token, now) {
-            return Ok(principal.clone());
-        }
-        let verifier: &Verifier = &self.config.verifier;
-        let principal = verifier.verify(token, now)?;
+    /// Who shows this token, if it was verified before.
+    pub(crate) fn remembered(&self, token: &str) -> Option<Principal> {
+        self.remembered.borrow_mut().get(token, ambient::now()).cloned()
+    }
+
+    /// Remembers who showed a token that was verified.
+    pub(crate) fn remember(&self, token: &str, principal: &Principal) {
         self.remembered.borrow_mut().insert(token, principal.clone());
-        Ok(principal)
+    }
+
+    /// What may be seen. What the resource manager has granted decides in place of ownership.
+    pub(crate) fn visible<'p>(&self, principal: &'p Principal) -> Visible<'p> {
+        match &self.authority {
+            Authority::ResourceManager(_) => Visible::All,
+            Authority::Key(_) | Authority::Issuer(_) => self.config.access.of(&principal.subject),
+        }
     }
 }
 

@@ -9,8 +9,11 @@ mod contexts;
 mod engines;
 mod executions;
 mod instance;
+mod issuer;
 mod logs;
+mod outbound;
 mod request;
+mod resource_manager;
 mod routes;
 
 use answer::Answer;
@@ -45,21 +48,22 @@ async fn answer(method: types::Method, request: types::Request) -> Result<Answer
         Found::Endpoint { endpoint, base } => (endpoint, base),
         Found::Options { allowed } => return Ok(Answer::options(&allowed)),
     };
-    let asked = Asked { instance: &instance, request, query, base };
-    match endpoint {
+    let parameters = endpoint.parameters();
+    let asked = Asked { instance: &instance, request, query, base, parameters };
+    match &endpoint {
         Endpoint::Health => engines::health(&asked).await,
         Endpoint::Version => engines::version(),
         Endpoint::Engines => engines::list(&asked).await,
         Endpoint::ListContexts => contexts::list(&asked).await,
         Endpoint::CreateContext => contexts::create(asked).await,
-        Endpoint::GetContext { context } => contexts::get(&asked, &context).await,
+        Endpoint::GetContext { context } => contexts::get(&asked, context).await,
         Endpoint::ListAllExecutions => executions::list(&asked, None).await,
-        Endpoint::ListExecutions { context } => executions::list(&asked, Some(&context)).await,
-        Endpoint::CreateExecution { context } => executions::create(asked, &context).await,
-        Endpoint::GetExecution(path) => executions::get(&asked, &path).await,
-        Endpoint::DeleteExecution(path) => executions::delete(&asked, &path).await,
-        Endpoint::StopExecution(path) => executions::stop(&asked, &path).await,
-        Endpoint::GetPorts(path) => executions::ports(&asked, &path).await,
-        Endpoint::GetLogs(path) => logs::get(&asked, &path).await,
+        Endpoint::ListExecutions { context } => executions::list(&asked, Some(context)).await,
+        Endpoint::CreateExecution { context } => executions::create(asked, context).await,
+        Endpoint::GetExecution(path) => executions::get(&asked, path).await,
+        Endpoint::DeleteExecution(path) => executions::delete(&asked, path).await,
+        Endpoint::StopExecution(path) => executions::stop(&asked, path).await,
+        Endpoint::GetPorts(path) => executions::ports(&asked, path).await,
+        Endpoint::GetLogs(path) => logs::get(&asked, path).await,
     }
 }

@@ -30,7 +30,7 @@ const PAUSE: Duration = Duration::from_millis(150);
 const TRIES: (u32, Duration) = (15, Duration::from_secs(2));
 
 pub(crate) async fn get(asked: &Asked<'_>, path: &ExecutionPath) -> Result<Answer, Problem> {
-    let principal = asked.by(&[Scope::ExecutionsRead])?;
+    let principal = asked.by(&[Scope::ExecutionsRead]).await?;
     let query = LogsQuery::parse(asked.query).map_err(Problem::bad_fields)?;
     let row = find(asked, &principal, path).await?;
     if row.wanted == Wanted::Removed {

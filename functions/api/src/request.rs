@@ -6,16 +6,20 @@ use bytes::Bytes;
 use http::header;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use renga_shared::api::{Problem, idempotency_key, parse_json, wait_preference};
-use renga_shared::auth::{Principal, Scope, ScopeSet, bearer_token};
-use renga_shared::domain::FieldError;
-use renga_shared::sql::Visible;
+use renga_shared::auth::grant::GrantRequest;
+use renga_shared::auth::{Principal, Scope, ScopeSet, TokenError, bearer_token};
+use renga_shared::domain::{ContextId, FieldError, vertex_id};
+use renga_shared::sql::{Visible, contexts};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use spin_sdk::wasip3::http::types;
 use spin_sdk::wasip3::http_compat::IncomingRequestBody;
 use uuid::Uuid;
 
-use crate::instance::Instance;
+use crate::ambient;
+use crate::answer::database;
+use crate::instance::{Authority, Instance};
+use crate::routes::CONTEXT_ID;
 
 /// The longest body, in bytes.
 const LONGEST_BODY: usize = 1 << 20;
@@ -29,23 +33,55 @@ pub(crate) struct Asked<'a> {
     pub(crate) query: &'a str,
     /// The base path that was used, for links.
     pub(crate) base: String,
+    /// What stands in its path, by name, as it was sent.
+    pub(crate) parameters: Vec<(&'static str, &'a str)>,
 }
 
 impl Asked<'_> {
-    /// Who asks, with all of `needed`.
-    pub(crate) fn by(&self, needed: &[Scope]) -> Result<Principal, Problem> {
+    /// Who asks, with all of `needed` on what the path names.
+    pub(crate) async fn by(&self, needed: &[Scope]) -> Result<Principal, Problem> {
+        self.by_on(needed, None).await
+    }
+
+    /// Who asks, with all of `needed` on this vertex of the knowledge graph, or else on what the path names.
+    pub(crate) async fn by_on(&self, needed: &[Scope], vertex: Option<i64>) -> Result<Principal, Problem> {
         let headers = self.header(header::AUTHORIZATION.as_str());
-        let principal = bearer_token(headers.iter().map(Vec::as_slice))
-            .and_then(|token| self.instance.verify(token))
-            .map_err(|error| Problem::unauthorized(&error.to_string()))?;
+        let unauthorized = |error: TokenError| Problem::unauthorized(&error.to_string());
+        let token = bearer_token(headers.iter().map(Vec::as_slice)).map_err(unauthorized)?;
+        let instance = self.instance;
+        let principal = match (&instance.authority, instance.remembered(token)) {
+            (Authority::ResourceManager(manager), _) => {
+                let vertex = if vertex.is_some() { vertex } else { self.vertex().await? };
+                manager.exchange(token, &GrantRequest::new(needed, &self.parameters, vertex)).await?
+            }
+            (_, Some(principal)) => principal,
+            (Authority::Key(verifier), None) => {
+                let principal = verifier.verify(token, ambient::now()).map_err(unauthorized)?;
+                instance.remember(token, &principal);
+                principal
+            }
+            (Authority::Issuer(issuer), None) => {
+                let principal = issuer.verify(&instance.database, token).await?;
+                instance.remember(token, &principal);
+                principal
+            }
+        };
         let needed = ScopeSet::of(needed);
         let missing = principal.scopes.map(|given| needed.missing_from(given)).unwrap_or_default();
         if missing.is_empty() { Ok(principal) } else { Err(Problem::insufficient_scope(&missing.to_string())) }
     }
 
+    /// The vertex of the context that the path names, if it has one.
+    async fn vertex(&self) -> Result<Option<i64>, Problem> {
+        let Some((_, context)) = self.parameters.iter().find(|(name, _)| *name == CONTEXT_ID) else { return Ok(None) };
+        let Ok(context) = id(context, "context") else { return Ok(None) };
+        let row = contexts::get(&self.instance.database, Visible::All, ContextId(context)).await.map_err(database)?;
+        Ok(row.and_then(|row| vertex_id(&row.spec)))
+    }
+
     /// What whoever asks may see.
     pub(crate) fn visible<'p>(&self, principal: &'p Principal) -> Visible<'p> {
-        self.instance.config.access.of(&principal.subject)
+        self.instance.visible(principal)
     }
 
     /// The values of a header, one for each time that it was sent.

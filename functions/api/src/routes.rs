@@ -30,6 +30,28 @@ pub(crate) struct ExecutionPath {
     pub(crate) execution: String,
 }
 
+/// The names of the parameters in paths, as the resource manager knows them.
+pub(crate) const CONTEXT_ID: &str = "context_id";
+const EXECUTION_ID: &str = "execution_id";
+
+impl Endpoint {
+    /// What stands in the path, by name.
+    pub(crate) fn parameters(&self) -> Vec<(&'static str, &str)> {
+        match self {
+            Self::Health | Self::Version | Self::Engines | Self::ListContexts => vec![],
+            Self::CreateContext | Self::ListAllExecutions => vec![],
+            Self::GetContext { context } | Self::ListExecutions { context } | Self::CreateExecution { context } => {
+                vec![(CONTEXT_ID, context)]
+            }
+            Self::GetExecution(path)
+            | Self::DeleteExecution(path)
+            | Self::StopExecution(path)
+            | Self::GetPorts(path)
+            | Self::GetLogs(path) => vec![(CONTEXT_ID, &path.context), (EXECUTION_ID, &path.execution)],
+        }
+    }
+}
+
 /// What is at a path.
 #[derive(Debug)]
 pub(crate) enum Found {

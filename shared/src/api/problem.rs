@@ -84,6 +84,11 @@ impl Problem {
             .with_header("www-authenticate", format!("Bearer error=\"insufficient_scope\", scope=\"{missing}\""))
     }
 
+    /// 403: whoever decides has refused.
+    pub fn refused(detail: &str) -> Self {
+        Self::new(403, "Refused", detail.to_owned())
+    }
+
     /// 404: unknown, somebody else's, or under another context. All alike.
     pub fn not_found() -> Self {
         Self::new(404, "Not found", "There is nothing here, or nothing that this token may see.".to_owned())
@@ -163,6 +168,7 @@ mod tests {
                     r#"Bearer error="insufficient_scope", scope="deployer:contexts_read deployer:contexts_write""#,
                 ),
             ),
+            (Problem::refused("Not granted."), 403, vec![]),
             (Problem::not_found(), 404, vec![]),
             (Problem::method_not_allowed("GET, HEAD"), 405, header("allow", "GET, HEAD")),
             (Problem::key_reused(), 409, vec![]),

@@ -8,10 +8,12 @@ use serde::de::{DeserializeOwned, Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
-/// The header of a token (RFC 7515, section 4.1). What names a key or a place to get one from is not read.
+/// The header of a token (RFC 7515, section 4.1). What holds a key, or names a place to get one from, is not read.
 #[derive(Debug)]
 pub(super) struct Header {
     pub(super) algorithm: String,
+    /// Which of the issuer's keys it says it was signed with.
+    pub(super) key_id: Option<String>,
     pub(super) critical: bool,
 }
 
@@ -47,6 +49,7 @@ impl Header {
         let Fields(fields) = decode(part)?;
         Some(Self {
             algorithm: fields.get("alg")?.as_str()?.to_owned(),
+            key_id: fields.get("kid").map(|id| id.as_str().map(str::to_owned)).unwrap_or(None),
             // RFC 7515, section 4.1.11, and RFC 7797: extensions that must be understood. None is.
             critical: fields.contains_key("crit") || fields.contains_key("b64"),
         })

@@ -18,6 +18,8 @@ const LEAST_RSA_BITS: usize = 2_048;
 #[derive(Clone)]
 pub struct VerificationKey {
     kind: Kind,
+    /// The one algorithm that whoever published it allows, where that was said.
+    only: Option<String>,
     fingerprint: String,
 }
 
@@ -108,7 +110,38 @@ impl VerificationKey {
         };
         let digest = Sha256::digest(der);
         let fingerprint = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-        Ok(Self { kind, fingerprint })
+        Ok(Self { kind, only: None, fingerprint })
+    }
+
+    /// An RSA key from its modulus and exponent, both big-endian (RFC 7518, section 6.3.1).
+    pub(super) fn rsa(modulus: &[u8], exponent: &[u8]) -> Result<Self, KeyError> {
+        let key = RS256PublicKey::from_components(modulus, exponent).map_err(|_| KeyError::Kind)?;
+        Self::from_der(&key.to_der().map_err(|_| KeyError::Kind)?)
+    }
+
+    /// A key on the curve P-256 or P-384, by its point (RFC 7518, section 6.2.1).
+    pub(super) fn elliptic(curve: &str, x: &[u8], y: &[u8]) -> Result<Self, KeyError> {
+        // SEC 1, section 2.3.3: an uncompressed point.
+        let point = [&[4], x, y].concat();
+        let der = match (curve, x.len(), y.len()) {
+            ("P-256", 32, 32) => ES256PublicKey::from_bytes(&point).and_then(|key| key.to_der()),
+            ("P-384", 48, 48) => ES384PublicKey::from_bytes(&point).and_then(|key| key.to_der()),
+            _ => return Err(KeyError::Kind),
+        };
+        Self::from_der(&der.map_err(|_| KeyError::Kind)?)
+    }
+
+    /// An Ed25519 key (RFC 8037, section 2).
+    pub(super) fn ed25519(x: &[u8]) -> Result<Self, KeyError> {
+        let key = Ed25519PublicKey::from_bytes(x).map_err(|_| KeyError::Kind)?;
+        Self::from_der(&key.to_der())
+    }
+
+    /// The same key for one algorithm alone; none if it is not one of its own.
+    pub(super) fn only(mut self, algorithm: &str) -> Option<Self> {
+        let allowed = self.allows(algorithm);
+        self.only = Some(algorithm.to_owned());
+        allowed.then_some(self)
     }
 
     /// A short name of the key for people: it begins the SHA-256 of its DER.
@@ -124,7 +157,7 @@ impl VerificationKey {
             Kind::P384(_) => &["ES384"],
             Kind::Ed25519(_) => &["EdDSA", "Ed25519"],
         };
-        allowed.contains(&algorithm)
+        allowed.contains(&algorithm) && self.only.as_deref().is_none_or(|only| only == algorithm)
     }
 
     /// Whether the token was signed with this key by `algorithm`, which this key allows. Claims are not looked at: the
@@ -153,6 +186,8 @@ impl VerificationKey {
     }
 }
 
+impl Eq for VerificationKey {}
+
 impl fmt::Debug for VerificationKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "VerificationKey({})", self.fingerprint)
@@ -161,6 +196,6 @@ impl fmt::Debug for VerificationKey {
 
 impl PartialEq for VerificationKey {
     fn eq(&self, other: &Self) -> bool {
-        self.fingerprint == other.fingerprint
+        self.fingerprint == other.fingerprint && self.only == other.only
     }
 }

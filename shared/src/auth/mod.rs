@@ -4,13 +4,16 @@
 //! a token, a key or a claim is in an error; a verified token is remembered by a digest, never by itself, and never
 //! past its expiry.
 //!
-//! The seam for keys from an issuer's discovery document is [`Verifier::new`], which takes the keys there are:
-//! whoever finds them by `kid` makes the verifier of that key.
+//! Keys come from the configuration, or from the issuer ([`discovery`]): whoever fetches them makes a [`Verifier`] of
+//! the [`KeySet`].
 
 mod access;
 mod bearer;
 mod claims;
+pub mod discovery;
+pub mod grant;
 mod key;
+mod key_set;
 mod remembered;
 mod scopes;
 mod verifier;
@@ -18,6 +21,7 @@ mod verifier;
 pub use access::Access;
 pub use bearer::bearer_token;
 pub use key::{KeyError, VerificationKey};
+pub use key_set::{KeySet, KeySetError};
 pub use remembered::Remembered;
 pub use scopes::{Scope, ScopeSet};
-pub use verifier::{Principal, TokenError, Verifier};
+pub use verifier::{Expected, LEEWAY, LONGEST_TOKEN, Principal, TokenError, Verifier};

@@ -5,15 +5,15 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::claims::{Fields, Header, decode};
-use super::{ScopeSet, VerificationKey};
+use super::{KeySet, ScopeSet};
 use crate::domain::Timestamp;
 
 /// The longest token that is looked at, in bytes.
-const LONGEST: usize = 16 * 1024;
+pub const LONGEST_TOKEN: usize = 16 * 1024;
 /// The longest subject, in bytes.
 const LONGEST_SUBJECT: usize = 255;
 /// How far the issuer's clock and ours may be apart.
-const LEEWAY: Duration = Duration::from_secs(30);
+pub const LEEWAY: Duration = Duration::from_secs(30);
 /// The last instant that a claim may name, in 2106: the signature library counts in 32 bits of seconds.
 const LAST_SECOND: i64 = u32::MAX as i64;
 
@@ -46,12 +46,18 @@ pub enum TokenError {
     /// Not one of the key's algorithms.
     #[error("the token's algorithm is not accepted")]
     Algorithm,
+    /// The issuer has no such key, or none is named and it has several.
+    #[error("the token's key is not one of the issuer's")]
+    UnknownKey,
     /// Not signed by the key.
     #[error("the token's signature is not valid")]
     Signature,
     /// Another issuer.
     #[error("the token is not from the expected issuer")]
     Issuer,
+    /// Not for us.
+    #[error("the token is for another audience")]
+    Audience,
     /// No `exp`, or one that is no instant.
     #[error("the token does not say when it expires")]
     NoExpiry,
@@ -69,21 +75,35 @@ pub enum TokenError {
     Purpose,
 }
 
+/// What tokens must say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expected {
+    /// `iss`, to the letter.
+    pub issuer: String,
+    /// What `aud` must be or hold; `None`: it is not looked at.
+    pub audience: Option<String>,
+    /// The claim with the scopes; `None`: they are not checked.
+    pub scope_claim: Option<String>,
+}
+
+impl Expected {
+    /// Tokens of `issuer` for any audience, with their scopes in `scope_claim`.
+    pub fn of(issuer: impl Into<String>, scope_claim: Option<String>) -> Self {
+        Self { issuer: issuer.into(), audience: None, scope_claim }
+    }
+}
+
 /// Verifies tokens of one issuer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verifier {
-    key: VerificationKey,
-    issuer: String,
-    scope_claim: Option<String>,
+    keys: KeySet,
+    expected: Expected,
 }
 
-impl Eq for VerificationKey {}
-
 impl Verifier {
-    /// A verifier of tokens that `issuer` signed with `key`. Scopes are read from `scope_claim`; without one they are not
-    /// checked.
-    pub fn new(key: VerificationKey, issuer: impl Into<String>, scope_claim: Option<String>) -> Self {
-        Self { key, issuer: issuer.into(), scope_claim }
+    /// A verifier of tokens that say what is `expected` and are signed with one of `keys`.
+    pub fn new(keys: impl Into<KeySet>, expected: Expected) -> Self {
+        Self { keys: keys.into(), expected }
     }
 
     /// Who shows this token, if it is to be believed at `now`.
@@ -91,7 +111,19 @@ impl Verifier {
     /// # Errors
     /// Why it is not.
     pub fn verify(&self, token: &str, now: Timestamp) -> Result<Principal, TokenError> {
-        if token.len() > LONGEST {
+        self.verify_whole(token, now).map(|(principal, _)| principal)
+    }
+
+    /// The same, with all that the token says.
+    ///
+    /// # Errors
+    /// Why it is not to be believed.
+    pub fn verify_whole(
+        &self,
+        token: &str,
+        now: Timestamp,
+    ) -> Result<(Principal, serde_json::Map<String, Value>), TokenError> {
+        if token.len() > LONGEST_TOKEN {
             return Err(TokenError::TooLong);
         }
         let mut parts = token.split('.');
@@ -100,23 +132,27 @@ impl Verifier {
             return Err(TokenError::Malformed);
         };
         let header = Header::decode(header).ok_or(TokenError::Malformed)?;
-        if header.critical || !self.key.allows(&header.algorithm) {
+        if header.critical {
             return Err(TokenError::Algorithm);
         }
+        let key = self.keys.find(header.key_id.as_deref(), &header.algorithm)?;
         let Fields(claims) = decode(claims).ok_or(TokenError::Malformed)?;
         // The signature costs a thousand times the rest. What would be refused anyway is refused before it; who may
         // not ask learns nothing from which reason comes first, since each is about what was sent.
         let principal = self.claimed(&claims, now)?;
-        if self.key.signed(token, &header.algorithm) { Ok(principal) } else { Err(TokenError::Signature) }
+        if key.signed(token, &header.algorithm) { Ok((principal, claims)) } else { Err(TokenError::Signature) }
     }
 
     fn claimed(&self, claims: &serde_json::Map<String, Value>, now: Timestamp) -> Result<Principal, TokenError> {
-        if claims.get("iss").and_then(Value::as_str) != Some(&self.issuer) {
+        if claims.get("iss").and_then(Value::as_str) != Some(&self.expected.issuer) {
             return Err(TokenError::Issuer);
         }
         // Keycloak says in `typ` what a token is for.
         if matches!(claims.get("typ").and_then(Value::as_str), Some("ID" | "Refresh" | "Offline")) {
             return Err(TokenError::Purpose);
+        }
+        if self.expected.audience.as_deref().is_some_and(|ours| !is_for(claims.get("aud"), ours)) {
+            return Err(TokenError::Audience);
         }
         let expires = instant(claims.get("exp")).ok_or(TokenError::NoExpiry)?.plus(LEEWAY);
         if expires <= now {
@@ -135,8 +171,17 @@ impl Verifier {
         if subject.is_empty() || subject.len() > LONGEST_SUBJECT || subject.contains('\0') {
             return Err(TokenError::Subject);
         }
-        let scopes = self.scope_claim.as_ref().map(|name| ScopeSet::of_claim(claims.get(name)));
+        let scopes = self.expected.scope_claim.as_ref().map(|name| ScopeSet::of_claim(claims.get(name)));
         Ok(Principal { subject: subject.to_owned(), scopes, expires })
+    }
+}
+
+/// Whether an `aud` (RFC 7519, section 4.1.3), a text or a list of texts, names `ours`.
+fn is_for(audience: Option<&Value>, ours: &str) -> bool {
+    match audience {
+        Some(Value::String(one)) => one == ours,
+        Some(Value::Array(several)) => several.iter().any(|one| one == ours),
+        _ => false,
     }
 }
 

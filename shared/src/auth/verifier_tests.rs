@@ -10,7 +10,7 @@ use jwt_simple::prelude::{
 };
 use serde_json::{Value, json};
 
-use super::{Principal, TokenError, Verifier};
+use super::{Expected, Principal, TokenError, Verifier};
 use crate::auth::{KeyError, Scope, ScopeSet, VerificationKey};
 use crate::domain::Timestamp;
 
@@ -28,7 +28,7 @@ impl Signer {
 
     fn verifier(&self) -> Verifier {
         let key = VerificationKey::parse(&self.0.pk.to_pem()).unwrap();
-        Verifier::new(key, ISSUER, Some("scope".into()))
+        Verifier::new(key, Expected::of(ISSUER, Some("scope".into())))
     }
 
     fn sign(&self, header: &str, claims: &str) -> String {
@@ -70,6 +70,24 @@ fn a_good_token_tells_who_asks() {
             expires: Timestamp((SECOND + 130) * 1_000_000),
         }
     );
+}
+
+#[test]
+fn a_token_is_for_its_audience() {
+    let signer = Signer::new();
+    let key = VerificationKey::parse(&signer.0.pk.to_pem()).unwrap();
+    let expected = Expected { audience: Some("deployer".into()), ..Expected::of(ISSUER, None) };
+    let verifier = Verifier::new(key, expected);
+    let verify = |claims: &Value| verifier.verify(&signer.token(claims), NOW).map(|principal| principal.subject);
+    for ours in [json!("deployer"), json!(["account", "deployer"])] {
+        assert_eq!(verify(&with("aud", ours)).as_deref(), Ok("alice"));
+    }
+    for other in
+        [json!("account"), json!("Deployer"), json!([]), json!([["deployer"]]), json!({"deployer": 1}), json!(null)]
+    {
+        assert_eq!(verify(&with("aud", other.clone())), Err(TokenError::Audience), "{other}");
+    }
+    assert_eq!(verify(&good()), Err(TokenError::Audience));
 }
 
 #[test]
@@ -146,7 +164,7 @@ fn a_public_key_signs_nothing() {
     let pair = RS256KeyPair::generate(2048).unwrap();
     let pem = pair.public_key().to_pem().unwrap();
     let der = pair.public_key().to_der().unwrap();
-    let verifier = Verifier::new(VerificationKey::parse(&pem).unwrap(), ISSUER, None);
+    let verifier = Verifier::new(VerificationKey::parse(&pem).unwrap(), Expected::of(ISSUER, None));
     for secret in [pem.as_bytes(), pem.trim().as_bytes(), &der, BASE64_STANDARD.encode(&der).as_bytes()] {
         let claims = Claims::create(Duration::from_days(3_650)).with_issuer(ISSUER).with_subject("alice");
         let token = HS256Key::from_bytes(secret).authenticate(claims).unwrap();
@@ -223,7 +241,7 @@ fn by_every_algorithm() -> Vec<(&'static str, String, String)> {
 fn every_algorithm_is_verified_by_its_key_alone() {
     let signed = by_every_algorithm();
     for (algorithm, pem, _) in &signed {
-        let verifier = Verifier::new(VerificationKey::parse(pem).unwrap(), ISSUER, None);
+        let verifier = Verifier::new(VerificationKey::parse(pem).unwrap(), Expected::of(ISSUER, None));
         for (other, other_pem, token) in &signed {
             let verified = verifier.verify(token, NOW);
             if pem == other_pem {
@@ -243,7 +261,7 @@ fn keys_come_in_many_wrappings() {
         let wrapped = base64.as_bytes().chunks(20).map(|part| String::from_utf8_lossy(part).into_owned());
         for wrapping in [format!("\n {pem} \n"), base64.clone(), on_one_line, wrapped.collect::<Vec<_>>().join("\n ")] {
             let key = VerificationKey::parse(&wrapping).unwrap_or_else(|error| panic!("{algorithm}: {error}"));
-            assert!(Verifier::new(key, ISSUER, None).verify(&token, NOW).is_ok(), "{algorithm}");
+            assert!(Verifier::new(key, Expected::of(ISSUER, None)).verify(&token, NOW).is_ok(), "{algorithm}");
         }
     }
 }

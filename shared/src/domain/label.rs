@@ -7,6 +7,18 @@ use super::field::{kind, without_nul};
 /// The longest label in bytes. PostgreSQL's index of labels takes 2,704 for label, owner and id together.
 const LONGEST: usize = 2_000;
 
+/// The label that holds the vertex of a context in the knowledge graph.
+const VERTEX_ID: &str = "renga.execution_context.vertex_id=";
+
+/// The vertex that a stored specification's labels name, if they name one alone.
+pub fn vertex_id(spec: &str) -> Option<i64> {
+    let spec: Value = serde_json::from_str(spec).ok()?;
+    let labels = spec.get("labels")?.as_array()?.iter().filter_map(Value::as_str);
+    let mut ids = labels.filter_map(|label| label.strip_prefix(VERTEX_ID));
+    let id = ids.next()?.parse().ok()?;
+    ids.next().is_none().then_some(id)
+}
+
 /// `key=value`, or `key` alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Label(String);
@@ -37,6 +49,21 @@ impl Label {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn one_label_names_the_vertex() {
+        let of = |labels: Value| vertex_id(&json!({ "image": "x", "labels": labels }).to_string());
+        assert_eq!(of(json!(["a", "renga.execution_context.vertex_id=1234"])), Some(1_234));
+        for none in [
+            json!(null),
+            json!([]),
+            json!(["renga.execution_context.vertex_id"]),
+            json!(["renga.execution_context.vertex_id=x"]),
+            json!(["renga.execution_context.vertex_id=1", "renga.execution_context.vertex_id=2"]),
+        ] {
+            assert_eq!(of(none.clone()), None, "{none}");
+        }
+    }
 
     #[test]
     fn labels_have_a_key() {

@@ -21,7 +21,7 @@ pub use env::{EnvVar, additions, launch_environment};
 pub use field::FieldError;
 pub use ids::{ContextId, ExecutionId, Timestamp, uuid_at};
 pub use image::ImageRef;
-pub use label::Label;
+pub use label::{Label, vertex_id};
 pub use new_execution::NewExecution;
 pub use port::{PortSpec, Protocol};
 pub use quantity::Quantity;

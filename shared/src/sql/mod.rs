@@ -9,6 +9,7 @@ pub mod database;
 pub mod deployment;
 pub mod engines;
 pub mod executions;
+pub mod issuer_keys;
 pub mod logs;
 pub mod observations;
 pub mod reconcilers;

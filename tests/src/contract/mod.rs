@@ -4,6 +4,7 @@
 
 mod contexts;
 mod executions;
+mod issuer_keys;
 mod logs;
 mod observations;
 mod values;
@@ -28,6 +29,7 @@ pub async fn run(db: &impl Database) {
     observations::show_the_state_that_the_domain_says(db).await;
     observations::tell_which_objects_are_owned(db).await;
     logs::are_kept_in_order_and_by_their_holder(db).await;
+    issuer_keys::are_fetched_by_one_at_a_time(db).await;
     engines_and_deployment(db).await;
 }
 

@@ -1,0 +1,205 @@
+//! Tokens of an issuer whose keys are discovered, and kept in the database for all instances.
+//!
+//! Obligations: an unknown key makes at most one fetch a minute, whatever is thrown at it, and those who miss one at the
+//! same time share a fetch; a key is used no longer than the issuer says; while an issuer is away its keys are used until
+//! they expire, and after that nobody is let in or turned away for good: 503.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, header};
+use renga_database::SpinDatabase;
+use renga_shared::api::Problem;
+use renga_shared::auth::discovery::{LONGEST_DOCUMENT, LONGEST_KEYS, document_url, keys_url, lifetime};
+use renga_shared::auth::{Expected, KeySet, Principal, TokenError, Verifier};
+use renga_shared::domain::Timestamp;
+use renga_shared::sql::issuer_keys::{self, IssuerKeysRow};
+use spin_sdk::http::FullBody;
+
+use crate::ambient;
+use crate::answer::database;
+use crate::outbound::{self, Reply};
+
+/// The least time between two fetches because of unknown keys.
+const MISS_PAUSE: Duration = Duration::from_secs(60);
+/// The least time between two fetches where the first failed and keys are needed.
+const RETRY_PAUSE: Duration = Duration::from_secs(5);
+/// After so long, somebody else's attempt counts as given up: its two requests are bounded, and have ended or never will.
+const ATTEMPT: Duration = Duration::from_secs(10);
+/// How long an attempt of somebody else is waited for.
+const WAIT: Duration = Duration::from_secs(4);
+/// The first and the longest pause between two looks at somebody else's attempt.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(200));
+
+/// An issuer, and what this instance knows of its keys.
+pub(crate) struct Issuer {
+    expected: Expected,
+    known: RefCell<Option<Rc<Known>>>,
+}
+
+struct Known {
+    verifier: Verifier,
+    fetched: Timestamp,
+    /// From here on they are fetched again, so that an issuer that is away for a moment is not missed.
+    renew: Timestamp,
+    expires: Timestamp,
+}
+
+impl Issuer {
+    pub(crate) fn new(expected: Expected) -> Self {
+        Self { expected, known: RefCell::new(None) }
+    }
+
+    /// Who shows this token. The principal expires with the keys at the latest: a key that is withdrawn takes its tokens with
+    /// it.
+    pub(crate) async fn verify(&self, db: &SpinDatabase, token: &str) -> Result<Principal, Problem> {
+        let now = ambient::now();
+        let known = self.current(db, now).await?;
+        let (known, verified) = match known.verifier.verify(token, now) {
+            Err(TokenError::UnknownKey) => {
+                let known = self.after_miss(db, now, &known).await?;
+                let verified = known.verifier.verify(token, now);
+                (known, verified)
+            }
+            verified => (known, verified),
+        };
+        let mut principal = verified.map_err(|error| Problem::unauthorized(&error.to_string()))?;
+        principal.expires = principal.expires.min(known.expires);
+        Ok(principal)
+    }
+
+    /// Keys that may be used now.
+    async fn current(&self, db: &SpinDatabase, now: Timestamp) -> Result<Rc<Known>, Problem> {
+        // A clock that was set back far makes nothing last longer.
+        let usable = |known: &Rc<Known>| now < known.expires && known.fetched <= now.plus(MISS_PAUSE);
+        if let Some(known) = self.known.borrow().as_ref().filter(|known| usable(known) && now < known.renew) {
+            return Ok(Rc::clone(known));
+        }
+        let row = issuer_keys::get(db, self.name()).await;
+        let known = self.adopt(row.as_ref().ok()).filter(usable);
+        match (row, known) {
+            (Ok(_), Some(known)) if now < known.renew => Ok(known),
+            (Ok(row), Some(known)) => {
+                // They are still good: one instance renews them, nobody waits for it, and it may fail.
+                if may_try(&row, now, RETRY_PAUSE)
+                    && issuer_keys::claim(db, self.name(), now, row.tried).await == Ok(true)
+                {
+                    self.fetch(db, now).await.map_err(database)?;
+                    return Ok(self.adopt(issuer_keys::get(db, self.name()).await.ok().as_ref()).unwrap_or(known));
+                }
+                Ok(known)
+            }
+            (Err(_), Some(known)) => Ok(known),
+            (Err(error), None) => Err(database(error)),
+            (Ok(row), None) => {
+                let pause = if row.failure.is_some() { RETRY_PAUSE } else { Duration::ZERO };
+                let row = self.renew(db, now, row, pause).await?;
+                self.adopt(Some(&row)).filter(usable).ok_or_else(away)
+            }
+        }
+    }
+
+    /// The newest keys there may be, since those that are known lack one.
+    async fn after_miss(&self, db: &SpinDatabase, now: Timestamp, known: &Rc<Known>) -> Result<Rc<Known>, Problem> {
+        let row = issuer_keys::get(db, self.name()).await.map_err(database)?;
+        if row.set.as_ref().is_some_and(|set| set.fetched > known.fetched) {
+            // Another instance has fetched since.
+            return self.adopt(Some(&row)).ok_or_else(away);
+        }
+        let row = self.renew(db, now, row, MISS_PAUSE).await?;
+        // Whether the issuer has such a key is known only once it has answered.
+        if row.failure.is_some() || !row.settled { Err(away()) } else { self.adopt(Some(&row)).ok_or_else(away) }
+    }
+
+    /// Fetches the keys, or waits for whoever does, or does nothing within `pause` of the last attempt. Returns what is stored
+    /// then.
+    async fn renew(
+        &self,
+        db: &SpinDatabase,
+        now: Timestamp,
+        row: IssuerKeysRow,
+        pause: Duration,
+    ) -> Result<IssuerKeysRow, Problem> {
+        if may_try(&row, now, pause) {
+            if issuer_keys::claim(db, self.name(), now, row.tried).await.map_err(database)? {
+                self.fetch(db, now).await.map_err(database)?;
+            }
+        } else if row.settled {
+            return Ok(row);
+        }
+        let (mut wait, longest) = PAUSES;
+        let deadline = ambient::now().plus(WAIT);
+        loop {
+            let row = issuer_keys::get(db, self.name()).await.map_err(database)?;
+            if row.settled || ambient::now() >= deadline {
+                return Ok(row);
+            }
+            spin_sdk::time::sleep(wait).await;
+            wait = (wait * 2).min(longest);
+        }
+    }
+
+    /// Fetches the keys and stores them, or why there are none.
+    async fn fetch(&self, db: &SpinDatabase, tried: Timestamp) -> Result<(), renga_shared::sql::DatabaseError> {
+        match self.ask().await {
+            Ok((keys, lifetime)) => issuer_keys::store(db, self.name(), tried, &keys, tried.plus(lifetime)).await,
+            Err(why) => {
+                eprintln!("the keys of the token issuer {} cannot be had: {why}", self.name());
+                issuer_keys::fail(db, self.name(), tried, &why).await
+            }
+        }
+    }
+
+    /// Asks the issuer for its keys, and how long they may be used.
+    async fn ask(&self) -> Result<(String, Duration), String> {
+        let url = document_url(self.name());
+        let document = get(&url, LONGEST_DOCUMENT).await.map_err(|why| format!("{url}: {why}"))?;
+        let url = keys_url(&document.body, self.name()).map_err(|error| format!("{url}: {error}"))?;
+        let named = |why: String| format!("{url}: {why}");
+        let answer = get(&url, LONGEST_KEYS).await.map_err(named)?;
+        let keys = String::from_utf8(answer.body.into()).map_err(|_| named("its answer is no text".to_owned()))?;
+        KeySet::parse(&keys).map_err(|error| named(error.to_string()))?;
+        let controls = answer.headers.get_all(header::CACHE_CONTROL);
+        Ok((keys, lifetime(controls.iter().filter_map(|value| value.to_str().ok()))))
+    }
+
+    /// Takes the stored keys over if they are newer than those that are known. Returns what is known then.
+    fn adopt(&self, row: Option<&IssuerKeysRow>) -> Option<Rc<Known>> {
+        let mut known = self.known.borrow_mut();
+        if let Some(set) = row.and_then(|row| row.set.as_ref())
+            && known.as_ref().is_none_or(|known| known.fetched != set.fetched)
+            && let Ok(keys) = KeySet::parse(&set.keys)
+        {
+            let lifetime = set.expires.since(set.fetched);
+            *known = Some(Rc::new(Known {
+                verifier: Verifier::new(keys, self.expected.clone()),
+                fetched: set.fetched,
+                renew: set.fetched.plus(lifetime / 10 * 9),
+                expires: set.expires,
+            }));
+        }
+        known.clone()
+    }
+
+    fn name(&self) -> &str {
+        &self.expected.issuer
+    }
+}
+
+/// Whether the keys may be fetched, `pause` after the last attempt. A clock that was set back does not hold it up.
+fn may_try(row: &IssuerKeysRow, now: Timestamp, pause: Duration) -> bool {
+    let pause = if row.settled { pause } else { pause.max(ATTEMPT) };
+    row.tried.is_none_or(|tried| tried.plus(pause) <= now || now.plus(MISS_PAUSE) < tried)
+}
+
+async fn get(url: &str, longest: usize) -> Result<Reply, String> {
+    let request = Request::get(url).header(header::ACCEPT, "application/json").body(FullBody::new(Bytes::new()));
+    let reply = outbound::send(request.map_err(|_| "it is no URL".to_owned())?, longest).await?;
+    if reply.status.is_success() { Ok(reply) } else { Err(format!("it answers {}", reply.status)) }
+}
+
+fn away() -> Problem {
+    Problem::unavailable("Token issuer unavailable", "The issuer's keys cannot be had now. Try again.", 5)
+}

@@ -1,0 +1,95 @@
+//! What is asked of the resource manager, and whether what it grants is that.
+
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use super::{Scope, ScopeSet};
+
+const SERVICE_CLAIMS: &str = "https://rm.datascience.ch/service_claims";
+const RESOURCE_ID: &str = "https://rm.datascience.ch/resource_id";
+
+/// What an endpoint needs of the thing that its path names. It serialises as the body of the exchange.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct GrantRequest<'a> {
+    #[serde(rename = "scope")]
+    needed: &'a [Scope],
+    service_claims: Value,
+    /// The vertex of the thing in the knowledge graph, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resource_id: Option<i64>,
+}
+
+impl<'a> GrantRequest<'a> {
+    /// The request for `needed` on what the parameters of the path name, and on a vertex.
+    pub fn new(needed: &'a [Scope], parameters: &[(&'static str, &str)], resource_id: Option<i64>) -> Self {
+        let claims: Map<String, Value> =
+            parameters.iter().map(|(name, value)| ((*name).to_owned(), Value::from(*value))).collect();
+        Self { needed, service_claims: json!({ "claims": claims }), resource_id }
+    }
+
+    /// The scopes that are needed.
+    pub fn scopes(&self) -> ScopeSet {
+        ScopeSet::of(self.needed)
+    }
+}
+
+/// Whether the claims of a granted token are about what was asked. The scopes are not looked at here.
+pub fn is_for(granted: &Map<String, Value>, asked: &GrantRequest<'_>) -> bool {
+    // JSON as a text: the request's own claims, or what is in them.
+    let about = granted.get(SERVICE_CLAIMS).and_then(Value::as_str).and_then(|text| serde_json::from_str(text).ok());
+    let about = about.is_some_and(|about: Value| {
+        about == asked.service_claims || Some(&about) == asked.service_claims.get("claims")
+    });
+    let on = match (granted.get(RESOURCE_ID), asked.resource_id) {
+        (None | Some(Value::Null), None) => true,
+        (Some(granted), Some(asked)) => granted.as_i64() == Some(asked),
+        _ => false,
+    };
+    about && on
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NEEDED: &[Scope] = &[Scope::ContextsRead, Scope::ExecutionsRead];
+
+    #[test]
+    fn it_is_asked_as_the_manager_reads_it() {
+        let asked = GrantRequest::new(NEEDED, &[("context_id", "c"), ("execution_id", "e")], Some(1_234));
+        assert_eq!(
+            serde_json::to_value(&asked).unwrap(),
+            json!({
+                "scope": ["deployer:contexts_read", "deployer:executions_read"],
+                "service_claims": {"claims": {"context_id": "c", "execution_id": "e"}},
+                "resource_id": 1_234,
+            })
+        );
+        assert!(serde_json::to_value(GrantRequest::new(NEEDED, &[], None)).unwrap().get("resource_id").is_none());
+    }
+
+    #[test]
+    fn a_grant_is_for_what_was_asked_alone() {
+        let asked = GrantRequest::new(NEEDED, &[("context_id", "c")], Some(7));
+        let claims = |about: Value, on: Value| json!({ SERVICE_CLAIMS: about, RESOURCE_ID: on });
+        let is_for = |granted: &Value| is_for(granted.as_object().unwrap(), &asked);
+        assert!(is_for(&claims(r#"{"claims": {"context_id": "c"}}"#.into(), 7.into())));
+        assert!(is_for(&claims(r#"{"context_id":"c"}"#.into(), 7.into())));
+        for (about, on) in [
+            (json!(r#"{"claims": {"context_id": "d"}}"#), json!(7)),
+            (json!(r#"{"claims": {"context_id": "c", "execution_id": "e"}}"#), json!(7)),
+            (json!("{}"), json!(7)),
+            (json!("c"), json!(7)),
+            (json!({"claims": {"context_id": "c"}}), json!(7)),
+            (Value::Null, json!(7)),
+            (json!(r#"{"context_id":"c"}"#), json!(8)),
+            (json!(r#"{"context_id":"c"}"#), json!("7")),
+            (json!(r#"{"context_id":"c"}"#), Value::Null),
+        ] {
+            assert!(!is_for(&claims(about.clone(), on.clone())), "{about} {on}");
+        }
+        let everywhere = GrantRequest::new(NEEDED, &[], None);
+        let granted = json!({ SERVICE_CLAIMS: r#"{"claims":{}}"#, RESOURCE_ID: 7 });
+        assert!(!super::is_for(granted.as_object().unwrap(), &everywhere), "one thing is not all");
+    }
+}
