@@ -5,15 +5,12 @@
 //! cannot be believed, 503.
 
 use std::cell::RefCell;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, StatusCode, header};
 use renga_shared::api::Problem;
-use renga_shared::auth::grant::{GrantRequest, is_for};
-use renga_shared::auth::{
-    Expected, LEEWAY, LONGEST_TOKEN, Principal, Remembered, TokenError, VerificationKey, Verifier,
-};
+use renga_shared::auth::grant::{GrantRequest, is_for, remembered_until};
+use renga_shared::auth::{Expected, LONGEST_TOKEN, Principal, Remembered, TokenError, VerificationKey, Verifier};
 use renga_shared::domain::Timestamp;
 use serde_json::Value;
 use spin_sdk::http::FullBody;
@@ -21,8 +18,6 @@ use spin_sdk::http::FullBody;
 use crate::ambient;
 use crate::outbound;
 
-/// The longest time that a grant is remembered.
-const LONGEST_MEMORY: Duration = Duration::from_secs(60);
 /// The longest answer that is read, in bytes: a token and a little around it.
 const LONGEST_ANSWER: usize = 4 * LONGEST_TOKEN;
 /// How many grants an instance remembers.
@@ -55,7 +50,7 @@ impl ResourceManager {
         let granted = self.ask(token, body).await?;
         let now = ambient::now();
         let mut principal = self.believed(&granted, asked, now).map_err(|why| away(&why))?;
-        principal.expires = now.plus(LONGEST_MEMORY).min(principal.expires.minus(LEEWAY));
+        principal.expires = remembered_until(now, principal.expires);
         // What is refused is asked for again: a refusal may be mended at any time.
         let wanted = asked.scopes();
         if principal.scopes.is_some_and(|scopes| wanted.missing_from(scopes).is_empty()) {

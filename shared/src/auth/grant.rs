@@ -1,10 +1,15 @@
 //! What is asked of the resource manager, and whether what it grants is that.
 
+use std::time::Duration;
+
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::{Scope, ScopeSet};
+use super::{LEEWAY, Scope, ScopeSet};
+use crate::domain::Timestamp;
 
+/// The longest time that a grant is remembered: what the manager takes back works no longer.
+const LONGEST_MEMORY: Duration = Duration::from_secs(60);
 const SERVICE_CLAIMS: &str = "https://rm.datascience.ch/service_claims";
 const RESOURCE_ID: &str = "https://rm.datascience.ch/resource_id";
 
@@ -48,6 +53,12 @@ pub fn is_for(granted: &Map<String, Value>, asked: &GrantRequest<'_>) -> bool {
     about && on
 }
 
+/// Until when a grant of `now` may be used again, whose principal is believed until `expires`: as long as it says, without
+/// leeway, and a minute at most.
+pub fn remembered_until(now: Timestamp, expires: Timestamp) -> Timestamp {
+    now.plus(LONGEST_MEMORY).min(expires.minus(LEEWAY))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -66,6 +77,14 @@ mod tests {
             })
         );
         assert!(serde_json::to_value(GrantRequest::new(NEEDED, &[], None)).unwrap().get("resource_id").is_none());
+    }
+
+    #[test]
+    fn a_grant_is_remembered_for_a_minute_at_most_and_never_past_its_expiry() {
+        let at = |seconds: i64| Timestamp(seconds * 1_000_000);
+        assert_eq!(remembered_until(at(1_000), at(1_000 + 3_600 + 30)), at(1_060));
+        assert_eq!(remembered_until(at(1_000), at(1_010 + 30)), at(1_010));
+        assert!(remembered_until(at(1_000), at(990 + 30)) < at(1_000), "believed for its leeway alone");
     }
 
     #[test]

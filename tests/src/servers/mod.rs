@@ -11,6 +11,7 @@ mod guarded;
 mod images;
 mod not_run;
 mod postgres;
+pub mod resource_manager;
 
 pub use docker::{DedicatedDocker, docker};
 pub use images::{BUSYBOX, busybox};
