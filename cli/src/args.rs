@@ -31,6 +31,7 @@ A first session, the first line in a terminal of its own:
 Where the service is and who asks, the first of:
   --url, --token
   RENGA_DEPLOYER_URL, RENGA_DEPLOYER_TOKEN
+  what the last `renga-deployer login` kept, for the service that it was for
   what the last `renga-deployer up --dev` wrote to its state folder
 A URL without a path means its /v1.
 
@@ -99,7 +100,12 @@ pub(crate) enum Command {
     Up(Up),
     /// Bring the database's schema up to date, then exit
     Migrate,
-    /// Print a token of the development issuer of `up --dev`
+    /// Log in at the platform's token issuer, for the commands below
+    Login(Login),
+    /// Forget the login
+    Logout,
+    /// Print a token of the development issuer of `up --dev`, or explain a token
+    #[command(args_conflicts_with_subcommands = true)]
     Token(Token),
     /// Run an image: create a context and an execution of it, follow its logs, end with its code
     #[command(after_help = RUN_HELP)]
@@ -128,7 +134,8 @@ pub(crate) enum Command {
 Configured by environment variables, such as:
   SQLALCHEMY_DATABASE_URI  where executions are recorded [sqlite:///deployer.db]
   DEPLOYER_ENGINE_<NAME>   an engine [docker:///var/run/docker.sock]
-  DEPLOYER_JWT_KEY         the public key that tokens are verified with; needed without --dev
+  DEPLOYER_JWT_KEY         the public key that tokens are verified with [those that the issuer publishes]
+  DEPLOYER_JWT_ISSUER      the token issuer [http://localhost:8080/auth/realms/Renga]
   RUST_LOG                 what is logged [info]
 
 Ctrl-C stops it cleanly within 10 s; containers go on and are found again at the next start.
@@ -157,6 +164,8 @@ pub(crate) struct Up {
 Example:
   curl -H \"Authorization: Bearer $(renga-deployer token --ttl 10m)\" http://localhost:5000/v1/contexts")]
 pub(crate) struct Token {
+    #[command(subcommand)]
+    pub(crate) check: Option<TokenCommand>,
     /// Whose token: contexts and executions belong to their subject
     #[arg(long, default_value = "developer")]
     pub(crate) sub: String,
@@ -166,6 +175,47 @@ pub(crate) struct Token {
     /// How long it is valid, such as 90s, 10m, 1h, 7days
     #[arg(long, default_value = "1h", value_parser = humantime::parse_duration)]
     pub(crate) ttl: Duration,
+}
+
+/// What else there is to do with a token.
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Explain whether the service would accept a token, and why not, without showing it
+    #[command(after_help = "\
+The token is read from standard input where that is not a terminal, or else is that of the
+client commands: --token, RENGA_DEPLOYER_TOKEN, the login. What the service expects is read
+from its own variables: DEPLOYER_JWT_KEY, DEPLOYER_JWT_ISSUER, DEPLOYER_JWT_AUDIENCE,
+DEPLOYER_TOKEN_SCOPE_KEY. Without a key, those that the issuer publishes are fetched.
+
+Exit codes: 0 accepted, 1 not accepted, 2 wrong usage or configuration.
+
+Example:
+  renga-deployer token | DEPLOYER_JWT_KEY=\"$KEY\" renga-deployer token check")]
+    Check,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+With a browser on this machine, by authorization code with PKCE on a loopback port; the client
+must allow http://127.0.0.1/* as a redirect URI. Without one, by device code: --device.
+The tokens are kept in the state folder, readable by their owner alone, are sent to the service
+of --url alone, and are renewed when they are about to expire.")]
+pub(crate) struct Login {
+    /// The issuer, as the service has it [env: DEPLOYER_JWT_ISSUER] [default: http://localhost:8080/auth/realms/Renga]
+    #[arg(long, value_name = "URL")]
+    pub(crate) issuer: Option<String>,
+    /// The public client to log in as [env: DEPLOYER_CLIENT_ID] [default: demo-client]
+    #[arg(long, value_name = "ID")]
+    pub(crate) client_id: Option<String>,
+    /// A scope to ask for (repeatable) [default: those that the client has by default]
+    #[arg(long, value_name = "SCOPE")]
+    pub(crate) scope: Vec<String>,
+    /// Log in on another device, with a code
+    #[arg(long)]
+    pub(crate) device: bool,
+    /// Do not open a browser: only show the address
+    #[arg(long)]
+    pub(crate) no_browser: bool,
 }
 
 impl Token {

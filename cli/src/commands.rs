@@ -12,9 +12,12 @@ use crate::args::{Arguments, Command, Token};
 use crate::client::{self, Surroundings, Target};
 use crate::ended::{Ended, Failure, output_error};
 use crate::issuer::{DEFAULT_ISSUER, DEFAULT_SCOPE_CLAIM, Issuer, Request};
+use crate::login;
 use crate::output;
 use crate::state::{IssuerFacts, StateFolder};
+use crate::token_check;
 use crate::up;
+use renga_reconciler::config::environment_of_process;
 
 /// Performs what was typed.
 pub(crate) fn perform(arguments: Arguments) -> Result<Ended, Failure> {
@@ -25,7 +28,11 @@ pub(crate) fn perform(arguments: Arguments) -> Result<Ended, Failure> {
             std::io::Write::write_all(&mut std::io::stdout(), script.as_bytes()).map_err(output_error)?;
             return Ok(Ended::Done);
         }
-        Command::Token(token) => {
+        Command::Logout => {
+            login::logout(&StateFolder::choose(global.state_dir.as_deref(), &variable)?)?;
+            return Ok(Ended::Done);
+        }
+        Command::Token(token @ Token { check: None, .. }) => {
             let folder = StateFolder::choose(global.state_dir.as_deref(), &variable)?;
             output::line(&print_token(token, &folder)?)?;
             return Ok(Ended::Done);
@@ -42,10 +49,26 @@ pub(crate) fn perform(arguments: Arguments) -> Result<Ended, Failure> {
                 up::up(&arguments, folder, &variable, now()).await
             }
             Command::Migrate => up::migrate().await,
+            Command::Login(arguments) => {
+                let folder = StateFolder::choose(global.state_dir.as_deref(), &variable)?;
+                let (service, _) = client::service(&global, &variable, Some(&folder), folder.client()?.as_ref())?;
+                login::login(&arguments, &service, &folder, &variable, now).await?;
+                Ok(Ended::Done)
+            }
+            Command::Token(_) => {
+                let environment = environment_of_process().map_err(|problems| up::wrong(&problems))?;
+                let config = token_check::expected(&environment).map_err(Failure::Usage)?;
+                let token = match token_check::from_input()? {
+                    Some(token) => token,
+                    None => Target::choose(&global, &variable, now())?.renewed(now(), false).await?.token,
+                };
+                Ok(if token_check::check(&token, config, now()).await? { Ended::Done } else { Ended::Refused })
+            }
             command => {
                 let target = Target::choose(&global, &variable, now());
                 let random = StdRng::from_os_rng().random();
-                let surroundings = Surroundings { output: global.output, now: now(), random, get: &variable };
+                let surroundings =
+                    Surroundings { output: global.output, now: now(), clock: now, random, get: &variable };
                 client::perform(command, target, &surroundings).await
             }
         }

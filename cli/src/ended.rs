@@ -11,6 +11,8 @@ pub(crate) enum Ended {
     Container(i64),
     /// Its user left it before its end.
     Left,
+    /// `token check` explained a token that would not be accepted.
+    Refused,
 }
 
 /// An end with an error.

@@ -5,9 +5,11 @@ mod client;
 mod commands;
 mod ended;
 mod issuer;
+mod login;
 mod output;
 mod signals;
 mod state;
+mod token_check;
 mod up;
 
 use std::process::ExitCode;
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
         Ok(Ended::Done) => 0,
         Ok(Ended::Container(code)) => u8::try_from(code).unwrap_or(255),
         Ok(Ended::Left) => 130,
+        Ok(Ended::Refused) => 1,
         // Whoever closed the output has what they wanted.
         Err(failure) if failure.is_closed_output() => 0,
         Err(Failure::Failed(_)) => 1,

@@ -1,4 +1,4 @@
-//! The state folder: what `up --dev` leaves for the client commands.
+//! The state folder: what `up --dev` and `login` leave for the client commands.
 //!
 //! Obligations: what is in it lets its reader act as any user of the development service, so the folder is made with
 //! mode 0700 and its files with 0600, and a key that others may read is refused.
@@ -11,11 +11,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 
+use crate::login::Session;
+
 /// The folder's place and files.
 #[derive(Clone, Debug)]
 pub(crate) struct StateFolder(PathBuf);
 
-/// What the client commands need to reach the last `up --dev`.
+/// What the client commands need to reach the service of the last `up --dev` or `login`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ClientFile {
     /// The API's address, base path included.
@@ -78,20 +80,7 @@ impl StateFolder {
 
     /// The private key's text, if it was made.
     pub(crate) fn key(&self) -> anyhow::Result<Option<String>> {
-        let path = self.key_path();
-        match fs::metadata(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => {
-                return Err(error).with_context(|| format!("cannot read {}", path.display()));
-            }
-            Ok(found) if found.permissions().mode() & 0o077 != 0 => bail!(
-                "{} may be read or changed by others (mode {:03o}): they can act as any user. Remove it, and a new key is made",
-                path.display(),
-                found.permissions().mode() & 0o777
-            ),
-            Ok(_) => {}
-        }
-        fs::read_to_string(&path).map(Some).with_context(|| format!("cannot read {}", path.display()))
+        read_private(&self.key_path(), "they can act as any user. Remove it, and a new key is made")
     }
 
     /// Keeps a new private key, and answers the key that is kept: another process may have been first.
@@ -111,7 +100,7 @@ impl StateFolder {
         }
     }
 
-    /// What the last `up --dev` wrote, if any did.
+    /// What the last `up --dev` or `login` wrote, if any did.
     pub(crate) fn client(&self) -> anyhow::Result<Option<ClientFile>> {
         let path = self.client_path();
         let text = match fs::read_to_string(&path) {
@@ -121,8 +110,9 @@ impl StateFolder {
                 return Err(error).with_context(|| format!("cannot read {}", path.display()));
             }
         };
-        let file = serde_json::from_str(&text)
-            .with_context(|| format!("{} is damaged; remove it, and start `up --dev` again", path.display()))?;
+        let file = serde_json::from_str(&text).with_context(|| {
+            format!("{} is damaged; remove it, and start `up --dev` or log in again", path.display())
+        })?;
         Ok(Some(file))
     }
 
@@ -131,6 +121,37 @@ impl StateFolder {
         let path = self.client_path();
         let new = self.write_beside(&path, &serde_json::to_string_pretty(file)?)?;
         fs::rename(&new, &path).with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// Where the login is kept.
+    pub(crate) fn session_path(&self) -> PathBuf {
+        self.0.join("login.json")
+    }
+
+    /// The login that is kept, if there is one.
+    pub(crate) fn session(&self) -> anyhow::Result<Option<Session>> {
+        let path = self.session_path();
+        let Some(text) = read_private(&path, "they can act as you. Log in again")? else { return Ok(None) };
+        let session = serde_json::from_str(&text);
+        // The library's message could quote what it could not read: a token.
+        session.map(Some).map_err(|_| anyhow::anyhow!("{} is damaged; log in again", path.display()))
+    }
+
+    /// Keeps a login, in place of any other.
+    pub(crate) fn write_session(&self, session: &Session) -> anyhow::Result<()> {
+        let path = self.session_path();
+        let new = self.write_beside(&path, &serde_json::to_string_pretty(session)?)?;
+        fs::rename(&new, &path).with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// Forgets the login. False: there was none.
+    pub(crate) fn forget_session(&self) -> anyhow::Result<bool> {
+        let path = self.session_path();
+        match fs::remove_file(&path) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error).with_context(|| format!("cannot remove {}", path.display())),
+        }
     }
 
     /// A finished file beside `path`, so that nobody reads a half-written one.
@@ -151,6 +172,22 @@ impl StateFolder {
             .with_context(|| format!("cannot write {}; choose another state folder with --state-dir", new.display()))?;
         Ok(new)
     }
+}
+
+/// The text of a file that its owner alone may read, if it is there. `otherwise` says what it means that others may, and what
+/// to do.
+fn read_private(path: &Path, otherwise: &str) -> anyhow::Result<Option<String>> {
+    match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+        Ok(found) if found.permissions().mode() & 0o077 != 0 => bail!(
+            "{} may be read or changed by others (mode {:03o}): {otherwise}",
+            path.display(),
+            found.permissions().mode() & 0o777
+        ),
+        Ok(_) => {}
+    }
+    fs::read_to_string(path).map(Some).with_context(|| format!("cannot read {}", path.display()))
 }
 
 #[cfg(test)]

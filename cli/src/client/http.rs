@@ -12,6 +12,9 @@ use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, Url};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio::sync::Mutex;
+
+use renga_shared::domain::Timestamp;
 
 use super::target::Target;
 use crate::output::plain;
@@ -25,7 +28,12 @@ const RETRY_FOR: Duration = Duration::from_secs(15);
 /// A service, and a token for it.
 pub(crate) struct Api {
     client: Client,
-    target: Target,
+    url: Url,
+    url_from: String,
+    token_from: String,
+    /// With the token; changed when a login is renewed.
+    target: Mutex<Target>,
+    now: fn() -> Timestamp,
 }
 
 /// Why there is no answer to use.
@@ -137,7 +145,7 @@ impl std::fmt::Display for Problem {
 
 impl Api {
     /// A client of `target`.
-    pub(crate) fn new(target: Target) -> Result<Self> {
+    pub(crate) fn new(target: Target, now: fn() -> Timestamp) -> Result<Self> {
         let mut builder = Client::builder()
             .connect_timeout(CONNECT)
             .tcp_keepalive(Duration::from_secs(30))
@@ -148,7 +156,9 @@ impl Api {
             // A proxy for the network has no way to this machine's loopback.
             builder = builder.no_proxy();
         }
-        Ok(Self { client: builder.build().context("cannot set up HTTP")?, target })
+        let client = builder.build().context("cannot set up HTTP")?;
+        let (url, url_from, token_from) = (target.url.clone(), target.url_from.clone(), target.token_from.clone());
+        Ok(Self { client, url, url_from, token_from, target: Mutex::new(target), now })
     }
 
     /// Reads a JSON document.
@@ -178,7 +188,7 @@ impl Api {
                 Some(query) if !enough(&items) => {
                     let mut url = self.url(path);
                     url.set_query(Some(&query));
-                    request = self.authorized(self.client.get(url));
+                    request = self.client.get(url);
                 }
                 _ => return Ok(items),
             }
@@ -203,19 +213,15 @@ impl Api {
 
     /// What a broken-off answer means.
     pub(crate) fn interrupted(&self, source: reqwest::Error) -> ApiError {
-        ApiError::Interrupted { url: self.target.url.clone(), source }
+        ApiError::Interrupted { url: self.url.clone(), source }
     }
 
     fn request(&self, method: Method, path: &[&str]) -> RequestBuilder {
-        self.authorized(self.client.request(method, self.url(path)))
-    }
-
-    fn authorized(&self, request: RequestBuilder) -> RequestBuilder {
-        request.bearer_auth(&self.target.token)
+        self.client.request(method, self.url(path))
     }
 
     fn url(&self, path: &[&str]) -> Url {
-        let mut url = self.target.url.clone();
+        let mut url = self.url.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().extend(path);
         }
@@ -230,13 +236,15 @@ impl Api {
     /// reads, it asks for an end, or it carries an idempotency key.
     async fn send_within(&self, request: RequestBuilder, limit: Option<Duration>) -> Result<Response, ApiError> {
         let mut waited = Duration::ZERO;
+        let mut refused = None;
         loop {
-            let attempt = request.try_clone().map(|attempt| match limit {
+            let Some(attempt) = request.try_clone() else { unreachable!("no body here is a stream") };
+            let attempt = match limit {
                 Some(limit) => attempt.timeout(limit),
                 None => attempt,
-            });
-            let Some(attempt) = attempt else { unreachable!("no body here is a stream") };
-            let response = attempt.send().await.map_err(|error| self.unsent(error))?;
+            };
+            let token = self.token(refused.as_deref()).await;
+            let response = attempt.bearer_auth(&token).send().await.map_err(|error| self.unsent(error))?;
             let status = response.status();
             if status.is_success() {
                 return Ok(response);
@@ -248,16 +256,34 @@ impl Api {
                 tokio::time::sleep(pause).await;
                 continue;
             }
+            if status == StatusCode::UNAUTHORIZED && refused.is_none() {
+                // A login is renewed, once, when the service no longer takes its token.
+                refused = Some(token);
+                if self.target.lock().await.session.is_some() {
+                    continue;
+                }
+            }
             let body = response.bytes().await.map_err(|error| self.interrupted(error))?;
             let problem = Problem::read(status, &body);
-            return Err(ApiError::Refused { problem, token_from: self.target.token_from.clone() });
+            return Err(ApiError::Refused { problem, token_from: self.token_from.clone() });
         }
+    }
+
+    /// The token to send: that of a login is renewed before it expires, or if it is the one that was `refused`.
+    async fn token(&self, refused: Option<&str>) -> String {
+        let mut target = self.target.lock().await;
+        let again = refused == Some(&target.token);
+        // What cannot be renewed is sent as it is: the service says what is wrong with it, and where it came from.
+        if let Ok(renewed) = target.clone().renewed((self.now)(), again).await {
+            *target = renewed;
+        }
+        target.token.clone()
     }
 
     fn unsent(&self, source: reqwest::Error) -> ApiError {
         // The address is told apart from the cause, without what was asked for.
         let source = source.without_url();
-        let (url, from) = (self.target.url.clone(), self.target.url_from.clone());
+        let (url, from) = (self.url.clone(), self.url_from.clone());
         if source.is_connect() {
             let first = std::iter::successors(Some(&source as &dyn std::error::Error), |error| error.source()).last();
             ApiError::Unreachable { url, from, cause: first.map(ToString::to_string).unwrap_or_default() }

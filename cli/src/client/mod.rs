@@ -11,7 +11,7 @@ mod progress;
 mod run;
 mod target;
 
-pub(crate) use target::{DEVELOPER, Target};
+pub(crate) use target::{DEVELOPER, Target, service};
 
 use anyhow::Result;
 use renga_shared::domain::Timestamp;
@@ -24,8 +24,10 @@ use http::Api;
 pub(crate) struct Surroundings<'a> {
     /// How results are shown.
     pub(crate) output: Output,
-    /// The time.
+    /// The time when the command began.
     pub(crate) now: Timestamp,
+    /// Tells the time.
+    pub(crate) clock: fn() -> Timestamp,
     /// What makes this call's idempotency keys its own.
     pub(crate) random: u64,
     /// The environment.
@@ -41,7 +43,7 @@ pub(crate) async fn perform(
     if let Command::Run(run) = command {
         return run::run(target, run, surroundings).await;
     }
-    let api = Api::new(target?)?;
+    let api = Api::new(target?, surroundings.clock)?;
     let Surroundings { output, now, .. } = *surroundings;
     match command {
         Command::Ps(ps) => lists::ps(&api, &ps, output, now).await?,
@@ -50,7 +52,13 @@ pub(crate) async fn perform(
         Command::Logs(logs) => logs::logs(&api, &logs, now).await?,
         Command::Stop(several) => end::stop(&api, &several.ids, output).await?,
         Command::Rm(several) => end::rm(&api, &several.ids, output).await?,
-        Command::Run(_) | Command::Up(_) | Command::Migrate | Command::Token(_) | Command::Completion { .. } => {
+        Command::Run(_)
+        | Command::Up(_)
+        | Command::Migrate
+        | Command::Login(_)
+        | Command::Logout
+        | Command::Token(_)
+        | Command::Completion { .. } => {
             unreachable!("performed before, or without a service")
         }
     }

@@ -26,7 +26,7 @@ const LOOK: Duration = Duration::from_millis(500);
 /// Runs an image.
 pub(crate) async fn run(target: Result<Target>, run: Run, surroundings: &Surroundings<'_>) -> Result<Ended, Failure> {
     let specification = specification(&run, surroundings.get).map_err(Failure::Usage)?;
-    let api = &target.and_then(Api::new).map_err(Failure::Run)?;
+    let api = &target.and_then(|target| Api::new(target, surroundings.clock)).map_err(Failure::Run)?;
     let mut interrupts = signals::stop_requests().map_err(Failure::Run)?;
     let created = tokio::select! {
         created = create(api, &run, &specification, surroundings) => created.map_err(Failure::Run)?,

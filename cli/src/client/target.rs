@@ -1,4 +1,4 @@
-//! Which service a command talks to, and as whom: flags, then variables, then what `up --dev` wrote.
+//! Which service a command talks to, and as whom: flags, then variables, then what `login` or `up --dev` wrote.
 
 use std::time::Duration;
 
@@ -8,7 +8,8 @@ use reqwest::Url;
 
 use crate::args::{Global, SCOPES};
 use crate::issuer::{Issuer, Request};
-use crate::state::StateFolder;
+use crate::login::Session;
+use crate::state::{ClientFile, StateFolder};
 
 const DEFAULT_URL: &str = "http://localhost:5000";
 /// The subject of the client commands under the development issuer; `token` has the same.
@@ -17,7 +18,7 @@ pub(crate) const DEVELOPER: &str = "developer";
 const TOKEN_TTL: Duration = Duration::from_secs(30 * 86_400);
 
 /// A service, and a token for it. Each says where it came from, for messages.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Target {
     /// The API's address, base path included.
     pub(crate) url: Url,
@@ -27,6 +28,8 @@ pub(crate) struct Target {
     pub(crate) token: String,
     /// Where the token came from.
     pub(crate) token_from: String,
+    /// The login that the token is of, if it is of one.
+    pub(crate) session: Option<(StateFolder, Session)>,
 }
 
 impl Target {
@@ -37,36 +40,74 @@ impl Target {
             Ok(folder) => folder.client()?,
             Err(_) => None,
         };
-        let (given_url, url_from) = if let Some(url) = &global.url {
-            (url.clone(), "--url".to_owned())
-        } else if let Some(url) = get("RENGA_DEPLOYER_URL") {
-            (url, "RENGA_DEPLOYER_URL".to_owned())
-        } else if let (Some(client), Ok(folder)) = (&client, &folder) {
-            (client.url.clone(), format!("{}, written by the last `up --dev`", folder.client_path().display()))
-        } else {
-            (DEFAULT_URL.to_owned(), "the default".to_owned())
+        let (url, url_from) = service(global, get, folder.as_ref().ok(), client.as_ref())?;
+        let target = |token: &str, token_from: String, session| Self {
+            url: url.clone(),
+            url_from: url_from.clone(),
+            token: token.trim().to_owned(),
+            token_from,
+            session,
         };
-        let url =
-            base_url(&given_url).with_context(|| format!("{given_url:?} (from {url_from}) is not a service's URL"))?;
-
-        let (token, token_from) = if let Some(token) = &global.token {
-            (token.clone(), "--token".to_owned())
-        } else if let Some(token) = get("RENGA_DEPLOYER_TOKEN") {
-            (token, "RENGA_DEPLOYER_TOKEN".to_owned())
-        } else {
-            let issuer = client.and_then(|client| Some((same_service(&client.url, &url)?, client.issuer?)));
-            let (Some((_, facts)), Ok(folder)) = (issuer, &folder) else {
-                bail!(
-                    "there is no token for {url}: set RENGA_DEPLOYER_TOKEN, or give --token \
-                     (a service of your own that `renga-deployer up --dev` runs needs neither)"
-                );
-            };
-            let issuer = Issuer::open(folder, facts)?;
-            let request = Request { subject: DEVELOPER, scopes: &SCOPES, ttl: TOKEN_TTL };
-            (issuer.token(request, now)?, format!("the development issuer's key {}", folder.key_path().display()))
+        if let Some(token) = &global.token {
+            return Ok(target(token, "--token".to_owned(), None));
+        }
+        if let Some(token) = get("RENGA_DEPLOYER_TOKEN") {
+            return Ok(target(&token, "RENGA_DEPLOYER_TOKEN".to_owned(), None));
+        }
+        if let Ok(folder) = &folder
+            && let Some(session) = folder.session()?.filter(|session| session.is_for(&url))
+        {
+            let token_from = format!(
+                "the login at {} (again: `renga-deployer login`), kept in {}",
+                session.issuer,
+                folder.session_path().display()
+            );
+            let token = session.token().to_owned();
+            return Ok(target(&token, token_from, Some((folder.clone(), session))));
+        }
+        let issuer = client.and_then(|client| Some((same_service(&client.url, &url)?, client.issuer?)));
+        let (Some((_, facts)), Ok(folder)) = (issuer, &folder) else {
+            bail!(
+                "there is no token for {url}: log in with `renga-deployer login`, set RENGA_DEPLOYER_TOKEN, or give --token \
+                 (a service of your own that `renga-deployer up --dev` runs needs none of them)"
+            );
         };
-        Ok(Self { url, url_from, token: token.trim().to_owned(), token_from })
+        let issuer = Issuer::open(folder, facts)?;
+        let request = Request { subject: DEVELOPER, scopes: &SCOPES, ttl: TOKEN_TTL };
+        let token = issuer.token(request, now)?;
+        Ok(target(&token, format!("the development issuer's key {}", folder.key_path().display()), None))
     }
+
+    /// The same with a token that lasts: that of a login is renewed when it is about to expire, or, `even_if_good`, because
+    /// the service does not take it any more.
+    pub(crate) async fn renewed(mut self, now: Timestamp, even_if_good: bool) -> Result<Self> {
+        if let Some((folder, session)) = self.session.take() {
+            let session = session.renewed(&folder, now, even_if_good).await?;
+            session.token().clone_into(&mut self.token);
+            self.session = Some((folder, session));
+        }
+        Ok(self)
+    }
+}
+
+/// The service's address, and where it was said.
+pub(crate) fn service(
+    global: &Global,
+    get: &dyn Fn(&str) -> Option<String>,
+    folder: Option<&StateFolder>,
+    client: Option<&ClientFile>,
+) -> Result<(Url, String)> {
+    let (given, from) = if let Some(url) = &global.url {
+        (url.clone(), "--url".to_owned())
+    } else if let Some(url) = get("RENGA_DEPLOYER_URL") {
+        (url, "RENGA_DEPLOYER_URL".to_owned())
+    } else if let (Some(client), Some(folder)) = (client, folder) {
+        (client.url.clone(), format!("{}, written by the last `up --dev` or `login`", folder.client_path().display()))
+    } else {
+        (DEFAULT_URL.to_owned(), "the default".to_owned())
+    };
+    let url = base_url(&given).with_context(|| format!("{given:?} (from {from}) is not a service's URL"))?;
+    Ok((url, from))
 }
 
 /// A token of the development issuer is of use to its own service only, and no business of any other.
@@ -98,7 +139,7 @@ mod tests {
 
     use super::*;
     use crate::args::Output;
-    use crate::state::{ClientFile, IssuerFacts};
+    use crate::state::IssuerFacts;
 
     const NOW: Timestamp = Timestamp(1_800_000_000_000_000);
 
@@ -153,7 +194,7 @@ mod tests {
         let state = written("http://127.0.0.1:1/v1");
         let mut flags = global(state.path());
         flags.url = Some("https://elsewhere.example".into());
-        let refused = Target::choose(&flags, &|_| None, NOW).unwrap_err().to_string();
+        let refused = Target::choose(&flags, &|_| None, NOW).err().unwrap().to_string();
         assert!(refused.contains("RENGA_DEPLOYER_TOKEN"), "{refused}");
     }
 }

@@ -46,6 +46,7 @@ pub(crate) async fn up(
     let mut environment = environment_of_process().map_err(|problems| wrong(&problems))?;
     let dev = if up.dev { Some(development(&mut environment, folder?)?) } else { None };
     let (api, config) = configuration(&environment, up.dev)?;
+    tracing::info!("{}", who_is_believed(&api));
     let listen = listen::choose(up, &environment)?;
 
     let listener = listen.bind().await?;
@@ -115,6 +116,16 @@ fn development(environment: &mut Environment, folder: StateFolder) -> Result<Dev
     Ok(Development { folder, issuer: Some(issuer) })
 }
 
+/// Who decides about tokens.
+fn who_is_believed(api: &ApiConfig) -> String {
+    let issuer = &api.expected.issuer;
+    match (&api.resource_manager, &api.key) {
+        (Some(url), _) => format!("tokens are exchanged at the resource manager {url}"),
+        (None, Some(key)) => format!("tokens of {issuer} are verified with the key {}", key.fingerprint()),
+        (None, None) => format!("tokens of {issuer} are verified with the keys that it publishes"),
+    }
+}
+
 /// Both parts' configuration, or all that is wrong with either.
 fn configuration(environment: &Environment, dev: bool) -> Result<(ApiConfig, Config), Failure> {
     match (ApiConfig::read(environment), Config::read(environment)) {
@@ -123,7 +134,8 @@ fn configuration(environment: &Environment, dev: bool) -> Result<(ApiConfig, Con
             let mut problems = api.err().unwrap_or_default();
             problems.extend(config.err().map(|bad| bad.0).unwrap_or_default());
             let hint = if !dev && environment.text("DEPLOYER_JWT_KEY").is_none() {
-                "\nOn a laptop, `renga-deployer up --dev` brings an issuer of its own."
+                "\nWithout DEPLOYER_JWT_KEY, tokens are verified with the keys that DEPLOYER_JWT_ISSUER publishes; \
+                 on a laptop, `renga-deployer up --dev` brings an issuer of its own."
             } else {
                 ""
             };
@@ -132,7 +144,7 @@ fn configuration(environment: &Environment, dev: bool) -> Result<(ApiConfig, Con
     }
 }
 
-fn wrong(problems: &[BadVariable]) -> Failure {
+pub(crate) fn wrong(problems: &[BadVariable]) -> Failure {
     Failure::Usage(told(problems))
 }
 

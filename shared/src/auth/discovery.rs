@@ -23,13 +23,11 @@ pub enum DiscoveryError {
     #[error("the discovery document is not a JSON object")]
     Form,
     /// It is another issuer's.
-    #[error("the discovery document is that of {0:?}, which must equal DEPLOYER_JWT_ISSUER to the letter")]
+    #[error("the discovery document is that of {0:?}, which must be the issuer that is configured, to the letter")]
     Issuer(String),
     /// It names no place, or one that is not as safe as the issuer's own.
-    #[error(
-        "the discovery document's jwks_uri is no URL to fetch keys from (https, or http where the issuer itself is)"
-    )]
-    KeysUrl,
+    #[error("the discovery document's {0} is no URL to use (https, or http where the issuer itself is)")]
+    Endpoint(&'static str),
 }
 
 /// Where the discovery document is (section 4).
@@ -52,6 +50,14 @@ fn is_plain(text: &str) -> bool {
 /// # Errors
 /// When the document is not this issuer's, or names no place.
 pub fn keys_url(document: &[u8], issuer: &str) -> Result<String, DiscoveryError> {
+    endpoint(document, issuer, "jwks_uri")
+}
+
+/// The endpoint that the document calls `name`.
+///
+/// # Errors
+/// When the document is not this issuer's, or names no such place.
+pub fn endpoint(document: &[u8], issuer: &str, name: &'static str) -> Result<String, DiscoveryError> {
     let document: Value = serde_json::from_slice(document).map_err(|_| DiscoveryError::Form)?;
     let document = document.as_object().ok_or(DiscoveryError::Form)?;
     let text = |name: &str| document.get(name).and_then(Value::as_str).unwrap_or_default();
@@ -59,9 +65,9 @@ pub fn keys_url(document: &[u8], issuer: &str) -> Result<String, DiscoveryError>
     if text("issuer") != issuer {
         return Err(DiscoveryError::Issuer(text("issuer").chars().take(200).collect()));
     }
-    let url = text("jwks_uri");
+    let url = text(name);
     let safe = url.starts_with("https://") || (url.starts_with("http://") && issuer.starts_with("http://"));
-    if safe && is_plain(url) && url.len() < 2_000 { Ok(url.to_owned()) } else { Err(DiscoveryError::KeysUrl) }
+    if safe && is_plain(url) && url.len() < 2_000 { Ok(url.to_owned()) } else { Err(DiscoveryError::Endpoint(name)) }
 }
 
 /// How long keys may be used that came with these `Cache-Control` values (RFC 9111, section 5.2.2): as the issuer says, but
@@ -96,7 +102,7 @@ mod tests {
             assert_eq!(read(other, "https://issuer.test/keys"), Err(DiscoveryError::Issuer(other.to_owned())));
         }
         for url in ["", "http://issuer.test/keys", "file:///etc/passwd", "https://a b", "//issuer.test/keys"] {
-            assert_eq!(read(ISSUER, url), Err(DiscoveryError::KeysUrl), "{url:?}");
+            assert_eq!(read(ISSUER, url), Err(DiscoveryError::Endpoint("jwks_uri")), "{url:?}");
         }
         for form in ["", "[]", "null", "{\"issuer\":"] {
             assert_eq!(keys_url(form.as_bytes(), ISSUER), Err(DiscoveryError::Form), "{form:?}");

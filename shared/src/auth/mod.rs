@@ -11,6 +11,7 @@ mod access;
 mod bearer;
 mod claims;
 pub mod discovery;
+mod explain;
 pub mod grant;
 mod key;
 mod key_set;
@@ -20,6 +21,7 @@ mod verifier;
 
 pub use access::Access;
 pub use bearer::bearer_token;
+pub use explain::{Finding, explain};
 pub use key::{KeyError, VerificationKey};
 pub use key_set::{KeySet, KeySetError};
 pub use remembered::Remembered;

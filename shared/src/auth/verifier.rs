@@ -75,6 +75,9 @@ pub enum TokenError {
     Purpose,
 }
 
+/// What a token says.
+pub(super) type Claims = serde_json::Map<String, Value>;
+
 /// What tokens must say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expected {
@@ -118,11 +121,7 @@ impl Verifier {
     ///
     /// # Errors
     /// Why it is not to be believed.
-    pub fn verify_whole(
-        &self,
-        token: &str,
-        now: Timestamp,
-    ) -> Result<(Principal, serde_json::Map<String, Value>), TokenError> {
+    pub fn verify_whole(&self, token: &str, now: Timestamp) -> Result<(Principal, Claims), TokenError> {
         if token.len() > LONGEST_TOKEN {
             return Err(TokenError::TooLong);
         }
@@ -143,37 +142,68 @@ impl Verifier {
         if key.signed(token, &header.algorithm) { Ok((principal, claims)) } else { Err(TokenError::Signature) }
     }
 
-    fn claimed(&self, claims: &serde_json::Map<String, Value>, now: Timestamp) -> Result<Principal, TokenError> {
-        if claims.get("iss").and_then(Value::as_str) != Some(&self.expected.issuer) {
-            return Err(TokenError::Issuer);
-        }
-        // Keycloak says in `typ` what a token is for.
-        if matches!(claims.get("typ").and_then(Value::as_str), Some("ID" | "Refresh" | "Offline")) {
-            return Err(TokenError::Purpose);
-        }
-        if self.expected.audience.as_deref().is_some_and(|ours| !is_for(claims.get("aud"), ours)) {
-            return Err(TokenError::Audience);
-        }
-        let expires = instant(claims.get("exp")).ok_or(TokenError::NoExpiry)?.plus(LEEWAY);
-        if expires <= now {
-            return Err(TokenError::Expired);
-        }
-        if let Some(not_before) = claims.get("nbf") {
-            let not_before = instant(Some(not_before)).ok_or(TokenError::NotYet)?;
-            if now.plus(LEEWAY) < not_before {
-                return Err(TokenError::NotYet);
-            }
-        }
-        if claims.get("iat").is_some_and(|issued| instant(Some(issued)).is_none()) {
-            return Err(TokenError::Malformed);
-        }
-        let subject = claims.get("sub").and_then(Value::as_str).unwrap_or_default();
-        if subject.is_empty() || subject.len() > LONGEST_SUBJECT || subject.contains('\0') {
-            return Err(TokenError::Subject);
-        }
+    fn claimed(&self, claims: &Claims, now: Timestamp) -> Result<Principal, TokenError> {
+        self.check_issuer(claims)?;
+        check_purpose(claims)?;
+        self.check_audience(claims)?;
+        let expires = check_expiry(claims, now)?;
+        check_begin(claims, now)?;
+        let subject = subject(claims)?.to_owned();
         let scopes = self.expected.scope_claim.as_ref().map(|name| ScopeSet::of_claim(claims.get(name)));
-        Ok(Principal { subject: subject.to_owned(), scopes, expires })
+        Ok(Principal { subject, scopes, expires })
     }
+
+    pub(super) fn check_issuer(&self, claims: &Claims) -> Result<(), TokenError> {
+        let ours = claims.get("iss").and_then(Value::as_str) == Some(&self.expected.issuer);
+        if ours { Ok(()) } else { Err(TokenError::Issuer) }
+    }
+
+    pub(super) fn check_audience(&self, claims: &Claims) -> Result<(), TokenError> {
+        let ours = self.expected.audience.as_deref().is_none_or(|ours| is_for(claims.get("aud"), ours));
+        if ours { Ok(()) } else { Err(TokenError::Audience) }
+    }
+
+    pub(super) fn expected(&self) -> &Expected {
+        &self.expected
+    }
+
+    pub(super) fn keys(&self) -> &KeySet {
+        &self.keys
+    }
+}
+
+/// Keycloak says in `typ` what a token is for.
+pub(super) fn check_purpose(claims: &Claims) -> Result<(), TokenError> {
+    let other = matches!(claims.get("typ").and_then(Value::as_str), Some("ID" | "Refresh" | "Offline"));
+    if other { Err(TokenError::Purpose) } else { Ok(()) }
+}
+
+/// When the token is no longer believed, leeway included.
+pub(super) fn check_expiry(claims: &Claims, now: Timestamp) -> Result<Timestamp, TokenError> {
+    let expires = instant(claims.get("exp")).ok_or(TokenError::NoExpiry)?.plus(LEEWAY);
+    if expires <= now { Err(TokenError::Expired) } else { Ok(expires) }
+}
+
+/// `nbf`, and whether `iat` is an instant.
+pub(super) fn check_begin(claims: &Claims, now: Timestamp) -> Result<(), TokenError> {
+    if let Some(not_before) = claims.get("nbf") {
+        let not_before = instant(Some(not_before)).ok_or(TokenError::NotYet)?;
+        if now.plus(LEEWAY) < not_before {
+            return Err(TokenError::NotYet);
+        }
+    }
+    if claims.get("iat").is_some_and(|issued| instant(Some(issued)).is_none()) {
+        return Err(TokenError::Malformed);
+    }
+    Ok(())
+}
+
+pub(super) fn subject(claims: &Claims) -> Result<&str, TokenError> {
+    let subject = claims.get("sub").and_then(Value::as_str).unwrap_or_default();
+    if subject.is_empty() || subject.len() > LONGEST_SUBJECT || subject.contains('\0') {
+        return Err(TokenError::Subject);
+    }
+    Ok(subject)
 }
 
 /// Whether an `aud` (RFC 7519, section 4.1.3), a text or a list of texts, names `ours`.

@@ -1,0 +1,80 @@
+//! `login` and `logout`: a token of the platform's issuer for the client commands, obtained, kept and renewed.
+
+mod browser;
+mod provider;
+mod session;
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use oauth2::basic::BasicTokenResponse;
+use oauth2::{Scope, StandardDeviceAuthorizationResponse};
+use renga_shared::domain::Timestamp;
+use reqwest::Url;
+
+use crate::args::Login;
+use crate::output;
+use crate::state::{ClientFile, StateFolder};
+use provider::{Provider, refused};
+pub(crate) use session::Session;
+
+/// The issuer that the service expects where nothing is configured; the platform's Keycloak on a developer's machine.
+const DEFAULT_ISSUER: &str = "http://localhost:8080/auth/realms/Renga";
+const DEFAULT_CLIENT: &str = "demo-client";
+
+/// Logs in, and keeps what came of it for `service`.
+pub(crate) async fn login(
+    login: &Login,
+    service: &Url,
+    folder: &StateFolder,
+    get: &dyn Fn(&str) -> Option<String>,
+    now: impl Fn() -> Timestamp,
+) -> Result<()> {
+    let said = |flag: &Option<String>, variable: &str, default: &str| {
+        flag.clone().or_else(|| get(variable)).unwrap_or_else(|| default.to_owned())
+    };
+    let issuer = said(&login.issuer, "DEPLOYER_JWT_ISSUER", DEFAULT_ISSUER);
+    let client_id = said(&login.client_id, "DEPLOYER_CLIENT_ID", DEFAULT_CLIENT);
+    let provider = Provider::discover(&issuer, &client_id).await.context(
+        "the token issuer cannot be used: --issuer or DEPLOYER_JWT_ISSUER says which one, as the service has it",
+    )?;
+    let tokens = if login.device {
+        with_device(&provider, &login.scope).await?
+    } else {
+        browser::log_in(&provider, &login.scope, !login.no_browser).await?
+    };
+    let now = now();
+    let session = Session::new(service, &issuer, &client_id, &tokens, now);
+    folder.write_session(&session)?;
+    // From now on the commands mean this service, until `up --dev` says otherwise.
+    folder.write_client(&ClientFile { url: service.to_string(), issuer: None })?;
+    let lasts = match session.lasts(now) {
+        Some(left) => format!("for {}, renewed as long as the issuer allows", humantime::format_duration(left)),
+        None => "until the issuer says otherwise".to_owned(),
+    };
+    output::line(&format!("logged in at {issuer} for {service}\nkept in {}, {lasts}", folder.session_path().display()))
+}
+
+/// The device code grant (RFC 8628): for a machine without a browser.
+async fn with_device(provider: &Provider, scopes: &[String]) -> Result<BasicTokenResponse> {
+    let send = provider.send();
+    let request = provider.client.exchange_device_code().context("the issuer does not offer the device code grant")?;
+    let request = request.add_scopes(scopes.iter().cloned().map(Scope::new));
+    let device: StandardDeviceAuthorizationResponse = request.request_async(&send).await.map_err(refused)?;
+    eprintln!(
+        "Open {} on any device, and enter the code {}",
+        output::plain(device.verification_uri().as_str()),
+        output::plain(device.user_code().secret())
+    );
+    if let Some(whole) = device.verification_uri_complete() {
+        eprintln!("or open {}", output::plain(whole.secret()));
+    }
+    let request = provider.client.exchange_device_access_token(&device);
+    request.request_async(&send, tokio::time::sleep, None::<Duration>).await.map_err(refused)
+}
+
+/// Forgets the login.
+pub(crate) fn logout(folder: &StateFolder) -> Result<()> {
+    let forgotten = folder.forget_session()?;
+    output::line(if forgotten { "logged out" } else { "nobody was logged in" })
+}

@@ -1,0 +1,84 @@
+//! A token issuer as its clients see it: where its endpoints are, and requests to them.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use oauth2::basic::{BasicClient, BasicTokenResponse};
+use oauth2::{
+    AuthUrl, ClientId, DeviceAuthorizationUrl, EndpointMaybeSet, EndpointNotSet, EndpointSet, HttpRequest,
+    HttpResponse, RefreshToken, RequestTokenError, TokenUrl,
+};
+use renga_shared::auth::discovery::{document_url, endpoint, is_issuer_url};
+
+/// How long one answer of an issuer may take.
+const ANSWER: Duration = Duration::from_secs(20);
+
+/// An issuer, and who asks it.
+pub(super) struct Provider {
+    pub(super) client: Client,
+    http: reqwest::Client,
+}
+
+pub(super) type Client = BasicClient<EndpointSet, EndpointMaybeSet, EndpointNotSet, EndpointNotSet, EndpointSet>;
+
+/// What the flows of the library send through.
+pub(super) type Send = Box<dyn Fn(HttpRequest) -> Sending>;
+type Sending = Pin<Box<dyn Future<Output = Result<HttpResponse, reqwest::Error>>>>;
+
+impl Provider {
+    /// Finds an issuer's endpoints for `client_id`, a public client.
+    pub(super) async fn discover(issuer: &str, client_id: &str) -> Result<Self> {
+        anyhow::ensure!(is_issuer_url(issuer), "the issuer {issuer:?} is no http or https URL");
+        // A redirect could lead to somebody else.
+        let builder = reqwest::Client::builder().timeout(ANSWER).redirect(reqwest::redirect::Policy::none());
+        let http = builder.build().context("cannot set up HTTP")?;
+        let url = document_url(issuer);
+        let answer = http.get(&url).send().await.and_then(reqwest::Response::error_for_status);
+        let answer = answer.map_err(reqwest::Error::without_url).with_context(|| format!("cannot read {url}"))?;
+        let document = answer.bytes().await.with_context(|| format!("cannot read {url}"))?;
+        let named = |name| endpoint(&document, issuer, name).with_context(|| format!("cannot use {url}"));
+        let device = endpoint(&document, issuer, "device_authorization_endpoint").ok();
+        let client = BasicClient::new(ClientId::new(client_id.to_owned()))
+            .set_auth_uri(AuthUrl::new(named("authorization_endpoint")?)?)
+            .set_token_uri(TokenUrl::new(named("token_endpoint")?)?)
+            .set_device_authorization_url_option(device.map(DeviceAuthorizationUrl::new).transpose()?);
+        Ok(Self { client, http })
+    }
+
+    /// Sends what the library asks for.
+    pub(super) fn send(&self) -> Send {
+        let http = self.http.clone();
+        Box::new(move |request| {
+            let http = http.clone();
+            Box::pin(async move {
+                let answer = http.execute(request.try_into()?).await?;
+                let (status, headers) = (answer.status(), answer.headers().clone());
+                let mut whole = HttpResponse::new(answer.bytes().await?.to_vec());
+                (*whole.status_mut(), *whole.headers_mut()) = (status, headers);
+                Ok(whole)
+            })
+        })
+    }
+
+    /// New tokens for an old refresh token.
+    pub(super) async fn refresh(&self, token: &str) -> Result<BasicTokenResponse> {
+        let token = RefreshToken::new(token.to_owned());
+        self.client.exchange_refresh_token(&token).request_async(&self.send()).await.map_err(refused)
+    }
+}
+
+/// What went wrong, in the issuer's words where it has any, without what was sent.
+pub(super) fn refused<T: oauth2::ErrorResponse + std::fmt::Display + 'static>(
+    error: RequestTokenError<reqwest::Error, T>,
+) -> anyhow::Error {
+    match error {
+        RequestTokenError::ServerResponse(said) => anyhow::anyhow!("the issuer refuses: {said}"),
+        RequestTokenError::Request(error) => {
+            anyhow::Error::new(error.without_url()).context("the issuer does not answer")
+        }
+        RequestTokenError::Parse(..) => anyhow::anyhow!("the issuer's answer cannot be read"),
+        RequestTokenError::Other(what) => anyhow::anyhow!("{what}"),
+    }
+}

@@ -1,0 +1,73 @@
+//! `token check`: tokens explained by the real program.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// Runs a line with `input`, and returns its code and all that it printed.
+fn perform(folder: &Path, line: &[&str], variables: &[(&str, &str)], input: &str) -> (i32, String) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_renga-deployer"))
+        .args(line)
+        .current_dir(folder)
+        .env_clear()
+        .env("RENGA_DEPLOYER_STATE", folder)
+        .envs(variables.iter().copied())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    (output.status.code().unwrap(), text)
+}
+
+/// The public half of the development key, as a service would be given it.
+fn public_key(folder: &Path) -> String {
+    let pem = std::fs::read_to_string(folder.join("dev-key.pem")).unwrap();
+    jwt_simple::prelude::Ed25519KeyPair::from_pem(&pem)
+        .map(|key| {
+            use jwt_simple::prelude::EdDSAKeyPairLike as _;
+            key.public_key().to_pem()
+        })
+        .unwrap()
+}
+
+#[test]
+fn a_token_is_explained_without_being_shown() {
+    let temp = tempfile::tempdir().unwrap();
+    let token = perform(temp.path(), &["token", "--sub", "ada"], &[], "").1.trim().to_owned();
+    let key = public_key(temp.path());
+    let service = [
+        ("DEPLOYER_JWT_KEY", key.as_str()),
+        ("DEPLOYER_JWT_ISSUER", "renga-deployer-development"),
+        ("DEPLOYER_TOKEN_SCOPE_KEY", "scope"),
+    ];
+    let (code, told) = perform(temp.path(), &["token", "check"], &service, &token);
+    assert_eq!(code, 0, "{told}");
+    assert!(told.contains("the token is accepted") && told.contains("\"ada\"") && told.contains("EdDSA"), "{told}");
+
+    let elsewhere = [service[0], ("DEPLOYER_JWT_ISSUER", "http://other"), ("DEPLOYER_JWT_AUDIENCE", "deployer")];
+    let (code, told) = perform(temp.path(), &["token", "check"], &elsewhere, &token);
+    assert_eq!(code, 1, "{told}");
+    for part in ["not accepted", "expected \"http://other\"", "expected \"deployer\""] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    for part in token.split('.') {
+        assert!(!told.contains(part), "the token is shown: {told}");
+    }
+    // The token may also be that of the client commands.
+    let with_variable: Vec<_> = service.into_iter().chain([("RENGA_DEPLOYER_TOKEN", token.as_str())]).collect();
+    assert_eq!(perform(temp.path(), &["token", "check"], &with_variable, "").0, 0);
+}
+
+#[test]
+fn what_cannot_be_told_is_said() {
+    let temp = tempfile::tempdir().unwrap();
+    let check = |variables: &[(&str, &str)]| perform(temp.path(), &["token", "check"], variables, "x.y.z");
+    let (code, told) = check(&[("DEPLOYER_JWT_KEY", "hunter2")]);
+    assert!(code == 2 && told.contains("DEPLOYER_JWT_KEY") && !told.contains("hunter2"), "{told}");
+    let (code, told) = check(&[("DEPLOYER_JWT_ISSUER", "http://127.0.0.1:1/realm")]);
+    assert!(code == 1 && told.contains("http://127.0.0.1:1/realm/.well-known"), "{told}");
+}
