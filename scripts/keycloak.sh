@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Sees to it that there is a Keycloak to test with: keycloak.sh prepare|serve
 #
-# `prepare` downloads the server once per machine, builds it and seeds the realm of tests/keycloak. It goes into a folder
-# of the user's cache, named after all that it is made of, so that clones share it; .cache/keycloak is a link to it:
+# `prepare` downloads the server once per machine, builds it and seeds the realm of tests/keycloak, in a folder of the
+# user's cache (of .cache where there is none), named after all that it is made of, so that clones share it.
+# .cache/keycloak is a link to that folder:
 #   server/   the built server, which any number of processes run from
 #   home/     data of a server that has the realm; each process works on a copy
 #   realm.json, prepare.log
@@ -32,10 +33,12 @@ java_is_recent() {
 
 # The folder of this realm, version and build.
 cache_folder() {
-    local version digest base=${XDG_CACHE_HOME:-${HOME:-}/.cache}/renga-deployer
+    local version digest base=$PWD/.cache user=${XDG_CACHE_HOME:-${HOME:+$HOME/.cache}}
     version=$(sed -n 's:.*<keycloak.version>\(.*\)</keycloak.version>.*:\1:p' "$pom")
     digest=$( (cat "$pom" "$realm" && echo "${build_options[@]}") | sha256sum | cut -c 1-12)
-    mkdir -p "$base" 2>/dev/null && [ -w "$base" ] || base=$PWD/.cache
+    if [ -n "$user" ] && mkdir -p "$user/renga-deployer" 2>/dev/null && [ -w "$user/renga-deployer" ]; then
+        base=$user/renga-deployer
+    fi
     echo "$base/keycloak-$version-$digest"
 }
 
@@ -47,9 +50,9 @@ prepare() {
     folder=$(cache_folder)
     mkdir -p .cache "$(dirname "$folder")"
     if [ ! -d "$folder" ]; then
-        # Another clone may be at the same work: the second to come waits, and finds it done.
+        # Another clone may be at the same work: the second to come finds it done.
         exec 9>"$folder.lock"
-        flock 9
+        flock -n 9 || { say "Keycloak: waiting for another run that prepares it" && flock 9; }
         [ -d "$folder" ] || make_folder "$folder"
         exec 9>&-
     fi

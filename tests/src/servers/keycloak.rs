@@ -98,8 +98,8 @@ impl Keycloak {
         Realm::new(self.port, "Renga")
     }
 
-    /// A new realm, of the same description, for a test that changes keys. Of the keys for RSA it has one alone, that
-    /// for RS256: each takes a second to make.
+    /// A new realm, of the same description, for a test that changes keys. Of the RSA keys it has one alone, that for
+    /// RS256: each takes a second to make.
     ///
     /// # Errors
     /// When the server refuses.
@@ -108,9 +108,10 @@ impl Keycloak {
         let realm = Realm::new(self.port, &format!("Renga-{}", REALMS.fetch_add(1, Ordering::Relaxed)));
         description["realm"] = json!(realm.name);
         let providers = description["components"]["org.keycloak.keys.KeyProvider"].as_array_mut();
-        providers
-            .with_context(|| format!("{REALM_FILE} has no key providers"))?
-            .retain(|provider| provider["providerId"] != "rsa-generated" || provider["name"] == "RS256");
+        providers.with_context(|| format!("{REALM_FILE} has no key providers"))?.retain(|provider| {
+            let rsa = provider["providerId"].as_str().is_some_and(|kind| kind.starts_with("rsa-"));
+            !rsa || provider["name"] == "RS256"
+        });
         let realms = format!("{}/admin/realms", realm.base);
         realm.as_administrator(Method::POST, &realms, |request| request.json(&description)).await?;
         Ok(realm)
