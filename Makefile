@@ -32,7 +32,7 @@ up: setup build ## run everything here: API, reconciler, SQLite, Docker; Ctrl-C 
 	@exec scripts/up.sh
 
 .PHONY: servers
-servers: ## install and start what the tests run against (PostgreSQL, Docker)
+servers: ## install and start what the tests run against (PostgreSQL, Keycloak, Docker)
 	@scripts/servers.sh || echo '!!! going on without it: the tests that need it will say that they could not run' >&2
 
 .PHONY: fmt

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs and starts what the tests run against: PostgreSQL's programs, busybox for the test image, a Docker Engine.
+# Installs and starts what the tests run against: PostgreSQL's programs, Keycloak, busybox for the test image, a Docker
+# Engine.
 # What cannot be had is named, and the script ends with an error after having tried the rest.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
@@ -22,7 +23,7 @@ install_postgres() {
 }
 
 missing=()
-have setpriv || missing+=(util-linux)
+{ have setpriv && have flock; } || missing+=(util-linux)
 have ip || missing+=(iproute2)
 have_static_busybox || missing+=(busybox-static)
 
@@ -30,5 +31,6 @@ have_static_busybox || missing+=(busybox-static)
 failed=0
 [ ${#missing[@]} = 0 ] || (install_packages "${missing[@]}") || failed=1
 have_postgres || [ -n "${RENGA_TEST_POSTGRES:-}" ] || (install_postgres) || failed=1
+scripts/keycloak.sh prepare || failed=1
 scripts/docker-engine.sh up || failed=1
 exit "$failed"

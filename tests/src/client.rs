@@ -84,13 +84,19 @@ impl Answer {
     }
 }
 
+/// Speaks HTTP to anybody. Its connections belong to the runtime, and so to the test, that uses them.
+#[must_use]
+pub fn http() -> reqwest::Client {
+    // One provider for the whole process; whoever was first is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::new()
+}
+
 impl Client {
     /// A client of the API at `base` that shows `token`.
     pub fn new(base: &str, token: &str) -> Self {
-        // One provider for the whole process; whoever was first is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
         let (base, token) = (base.to_owned(), token.to_owned());
-        Self { http: reqwest::Client::new(), base, token, patience: Duration::ZERO }
+        Self { http: http(), base, token, patience: Duration::ZERO }
     }
 
     /// The same, but one that does as a good client does with a 503: it asks again after a pause, for `patience` in all,

@@ -1,20 +1,12 @@
 //! Tokens for tests, signed with a key of their own.
 
-use jwt_simple::prelude::{
-    Claims, Duration, ECDSAP256KeyPairLike as _, ECDSAP384KeyPairLike as _, ES256KeyPair, ES384KeyPair, Ed25519KeyPair,
-    EdDSAKeyPairLike as _, JWTClaims, RS256KeyPair, RSAKeyPairLike as _,
-};
+use jwt_simple::prelude::{Claims, Duration, JWTClaims};
 use serde_json::{Value, json};
 
-/// Signs tokens.
-pub struct Issuer(Key);
+use crate::signing_key::SigningKey;
 
-enum Key {
-    Rsa(Box<RS256KeyPair>),
-    P256(ES256KeyPair),
-    P384(ES384KeyPair),
-    Ed25519(Ed25519KeyPair),
-}
+/// Signs tokens.
+pub struct Issuer(SigningKey);
 
 impl Default for Issuer {
     fn default() -> Self {
@@ -22,40 +14,38 @@ impl Default for Issuer {
     }
 }
 
-#[expect(clippy::expect_used, reason = "a key that was just made can be written down and signs")]
+#[expect(clippy::expect_used, reason = "a key can be made, and signs")]
 impl Issuer {
     /// The `iss` of its tokens.
     pub const NAME: &'static str = "http://issuer.test/realms/Renga";
 
     /// An issuer with a new key of the kind that is made fastest.
     pub fn new() -> Self {
-        Self(Key::P256(ES256KeyPair::generate()))
+        Self::with("ES256")
     }
 
     /// One with a new RSA key of 2048 bits.
     pub fn rsa() -> Self {
-        Self(Key::Rsa(Box::new(RS256KeyPair::generate(2_048).expect("an RSA key can be made"))))
+        Self::with("RS256")
     }
 
     /// One with a new EC key on the curve P-384.
     pub fn p384() -> Self {
-        Self(Key::P384(ES384KeyPair::generate()))
+        Self::with("ES384")
     }
 
     /// One with a new Ed25519 key.
     pub fn ed25519() -> Self {
-        Self(Key::Ed25519(Ed25519KeyPair::generate()))
+        Self::with("EdDSA")
+    }
+
+    fn with(algorithm: &str) -> Self {
+        Self(SigningKey::new(algorithm, None).expect("a key can be made"))
     }
 
     /// What verifies its tokens.
     pub fn public_key_pem(&self) -> String {
-        let pem = match &self.0 {
-            Key::Rsa(key) => key.public_key().to_pem(),
-            Key::P256(key) => key.public_key().to_pem(),
-            Key::P384(key) => key.public_key().to_pem(),
-            Key::Ed25519(key) => Ok(key.public_key().to_pem()),
-        };
-        pem.expect("a generated key has a PEM form")
+        self.0.public_key_pem().to_owned()
     }
 
     /// The same as bare base64 on one line.
@@ -81,12 +71,6 @@ impl Issuer {
 
     /// Signs claims.
     pub fn sign(&self, claims: JWTClaims<Value>) -> String {
-        let token = match &self.0 {
-            Key::Rsa(key) => key.sign(claims),
-            Key::P256(key) => key.sign(claims),
-            Key::P384(key) => key.sign(claims),
-            Key::Ed25519(key) => key.sign(claims),
-        };
-        token.expect("signing with a key in memory works")
+        self.0.sign(claims).expect("signing with a key in memory works")
     }
 }

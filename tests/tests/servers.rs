@@ -9,8 +9,13 @@ use bollard::Docker;
 use bollard::models::{ContainerCreateBody, HostConfig, PortBinding};
 use bollard::query_parameters::{CreateContainerOptionsBuilder, LogsOptionsBuilder, WaitContainerOptions};
 use futures::TryStreamExt;
+use jwt_simple::token::Token;
+use renga_tests::client::http;
+use renga_tests::issuer_double::{Document, Fault, Fetches, IssuerDouble};
 use renga_tests::require;
 use renga_tests::servers::{BUSYBOX, DedicatedDocker, Postgres};
+use renga_tests::signing_key::ALGORITHMS;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_postgres::NoTls;
@@ -84,6 +89,98 @@ async fn a_dedicated_docker_stops_its_containers_when_it_stops() -> Result<()> {
     let state = docker.inspect_container(&id, None).await?.state.context("a container has a state")?;
     assert_eq!((state.running, state.exit_code), (Some(false), Some(7)));
     Ok(())
+}
+
+#[tokio::test]
+async fn keycloak_signs_with_every_algorithm_rotates_its_keys_and_ends() -> Result<()> {
+    let keycloak = require!(dedicated_keycloak);
+    let realm = keycloak.realm();
+    let published = realm.keys().await?;
+    for algorithm in ALGORITHMS {
+        let token = realm.token(&format!("demo-client-{}", algorithm.to_lowercase()), "alice").await?;
+        let (signed_with, kid) = signature(&token)?;
+        assert_eq!(signed_with, algorithm);
+        let key = published.iter().find(|key| key["kid"] == kid).with_context(|| format!("{algorithm}: no {kid}"))?;
+        assert_eq!((&key["alg"], &key["use"]), (&json!(algorithm), &json!("sig")), "{key}");
+    }
+    assert!(published.iter().any(|key| key["use"] == "enc"), "a key that signs nothing is among them: {published:?}");
+    for token in [realm.token("demo-client", "bob").await?, realm.service_token().await?] {
+        assert_eq!(signature(&token)?.0, "RS256");
+    }
+
+    let rotated = keycloak.new_realm().await?;
+    let kids = async || anyhow::Ok(rotated.keys().await?.iter().map(|key| key["kid"].clone()).collect::<Vec<_>>());
+    let token = async || signature(&rotated.token("demo-client", "alice").await?);
+    let (_, first) = token().await?;
+    rotated.add_key(200).await?;
+    let (_, second) = token().await?;
+    assert_ne!(first, second, "the new key signs at once");
+    let both = kids().await?;
+    assert!(both.contains(&json!(first)) && both.contains(&json!(second)), "{both:?}");
+    rotated.delete_key(&rotated.first_key().await?).await?;
+    assert!(!kids().await?.contains(&json!(first)), "the old key is gone");
+    assert_eq!(signature(&realm.token("demo-client", "alice").await?)?.0, "RS256", "another realm goes on");
+
+    let option = format!("--http-port={}", keycloak.port());
+    assert_eq!(processes_with(&option)?, 1);
+    drop(keycloak);
+    assert_eq!(processes_with(&option)?, 0, "no process is left");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_double_of_an_issuer_serves_its_keys_counts_and_misbehaves() -> Result<()> {
+    let mut issuer = IssuerDouble::start().await?;
+    let http = http();
+    let discovery = format!("{}/.well-known/openid-configuration", issuer.issuer());
+    let get = async |place: &str| http.get(place).send().await;
+    let found: Value = get(&discovery).await?.json().await?;
+    assert_eq!(found["issuer"], issuer.issuer());
+    let place = found["jwks_uri"].as_str().context("no jwks_uri")?;
+
+    for algorithm in ALGORITHMS {
+        let key = issuer.add_key(algorithm, &format!("kid-{algorithm}"))?;
+        assert_eq!(signature(&issuer.token(&key, "alice")?)?, (algorithm.to_owned(), format!("kid-{algorithm}")));
+    }
+    issuer.remove_key("kid-RS256")?;
+    issuer.set_cache_control(Some("max-age=7"));
+    let answer = get(place).await?;
+    assert_eq!(answer.headers()["cache-control"], "max-age=7");
+    let keys: Value = answer.json().await?;
+    let seen: Vec<_> = keys["keys"].as_array().into_iter().flatten().map(|key| (&key["kid"], &key["alg"])).collect();
+    let expected: Vec<_> = ALGORITHMS[1..].iter().map(|name| (json!(format!("kid-{name}")), json!(name))).collect();
+    assert_eq!(seen, expected.iter().map(|(kid, name)| (kid, name)).collect::<Vec<_>>());
+
+    issuer.set_fault(Document::Discovery, Some(Fault::Issuer("http://other".to_owned())));
+    assert_eq!(get(&discovery).await?.json::<Value>().await?["issuer"], "http://other");
+    issuer.set_fault(Document::Discovery, Some(Fault::NotJson));
+    assert!(get(&discovery).await?.json::<Value>().await.is_err());
+    issuer.set_fault(Document::Discovery, None);
+    assert_eq!(get(&discovery).await?.json::<Value>().await?, found);
+    issuer.set_fault(Document::Keys, Some(Fault::Status(500)));
+    assert_eq!(get(place).await?.status(), 500);
+    issuer.set_fault(Document::Keys, Some(Fault::Huge(1 << 20)));
+    assert!(get(place).await?.bytes().await?.len() > 1 << 20);
+    issuer.set_fault(Document::Keys, Some(Fault::Redirect(discovery.clone())));
+    assert_eq!(get(place).await?.json::<Value>().await?, found);
+    let delay = Duration::from_millis(100);
+    issuer.set_fault(Document::Keys, Some(Fault::Slow(delay)));
+    let start = Instant::now();
+    assert_eq!(get(place).await?.json::<Value>().await?, keys);
+    assert!(start.elapsed() >= delay);
+    assert_eq!(issuer.fetches(), Fetches { discovery: 5, keys: 5, other: 0 });
+
+    issuer.go_down().await?;
+    assert!(get(place).await.is_err_and(|error| error.is_connect()), "it refuses connections");
+    issuer.come_up().await?;
+    assert_eq!(get(place).await?.json::<Value>().await?, keys);
+    Ok(())
+}
+
+/// The algorithm and the key that a token names.
+fn signature(token: &str) -> Result<(String, String)> {
+    let header = Token::decode_metadata(token)?;
+    Ok((header.algorithm().to_owned(), header.key_id().context("the token names no key")?.to_owned()))
 }
 
 /// Not a test: the process that the next test kills.

@@ -55,7 +55,9 @@ fn is_set(name: &str, value: &str) -> bool {
 ///
 /// - `require!(docker)`: a client of the machine's Docker Engine;
 /// - `require!(dedicated_docker, "--live-restore")`: a new [`DedicatedDocker`](crate::servers::DedicatedDocker);
-/// - `require!(postgres)`: the [`Postgres`](crate::servers::Postgres) that the process shares.
+/// - `require!(postgres)`: the [`Postgres`](crate::servers::Postgres) that the process shares;
+/// - `require!(keycloak)`: the [`Keycloak`](crate::servers::Keycloak) that the process shares;
+/// - `require!(dedicated_keycloak)`: a new one.
 ///
 /// Either engine has the image [`BUSYBOX`](crate::servers::BUSYBOX).
 /// For use in an `async fn` that returns `()` or a `Result<(), _>`.
@@ -69,6 +71,12 @@ macro_rules! require {
     };
     (postgres) => {
         $crate::require!(@answer $crate::servers::postgres())
+    };
+    (keycloak) => {
+        $crate::require!(@answer $crate::servers::keycloak())
+    };
+    (dedicated_keycloak) => {
+        $crate::require!(@answer $crate::servers::Keycloak::start())
     };
     (@answer $server:expr) => {
         match $server.await {

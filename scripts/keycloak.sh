@@ -1,0 +1,148 @@
+#!/usr/bin/env bash
+# Sees to it that there is a Keycloak to test with: keycloak.sh prepare|serve
+#
+# `prepare` downloads the server once per machine, builds it and seeds the realm of tests/keycloak, in a folder of the
+# user's cache (of .cache where there is none), named after all that it is made of, so that clones share it.
+# .cache/keycloak is a link to that folder:
+#   server/   the built server, which any number of processes run from
+#   home/     data of a server that has the realm; each process works on a copy
+#   realm.json, prepare.log
+# `serve HOME PORT` becomes a server at http://localhost:PORT/auth with its data in HOME, a copy of home/ if HOME is new.
+# Its administrator is admin, with the password admin.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=scripts/machine.sh
+. scripts/machine.sh
+
+pom=tests/keycloak/pom.xml
+realm=tests/keycloak/Renga-realm.json
+link=.cache/keycloak
+
+# What neither tests nor the pages use: without it the server starts faster and needs less memory.
+unused=(
+    account account-api admin-fine-grained-authz authorization ciba client-auth-federated client-policies dpop
+    identity-brokering-api impersonation jwt-authorization-grant kerberos opentelemetry organization par passkeys
+    passkeys-conditional-ui-authenticator persistent-user-sessions recovery-codes resource-indicators
+    step-up-authentication-saml token-exchange-standard twitter-broker update-email user-event-metrics web-authn workflows
+)
+build_options=(--db=dev-file --http-relative-path=/auth --features-disabled="$(IFS=,; echo "${unused[*]}")")
+
+java_is_recent() {
+    have java && [ "$(java -version 2>&1 | sed -n 's/.* version "\([0-9]*\).*/\1/p')" -ge 17 ]
+}
+
+# The folder of this realm, version and build.
+cache_folder() {
+    local version digest base=$PWD/.cache user=${XDG_CACHE_HOME:-${HOME:+$HOME/.cache}}
+    version=$(sed -n 's:.*<keycloak.version>\(.*\)</keycloak.version>.*:\1:p' "$pom")
+    digest=$( (cat "$pom" "$realm" && echo "${build_options[@]}") | sha256sum | cut -c 1-12)
+    if [ -n "$user" ] && mkdir -p "$user/renga-deployer" 2>/dev/null && [ -w "$user/renga-deployer" ]; then
+        base=$user/renga-deployer
+    fi
+    echo "$base/keycloak-$version-$digest"
+}
+
+prepare() {
+    java_is_recent || install_packages default-jre-headless
+    java_is_recent || fail "Keycloak needs Java 17 or later" "install it, and see that java in PATH is that one"
+
+    local folder
+    folder=$(cache_folder)
+    mkdir -p .cache "$(dirname "$folder")"
+    if [ ! -d "$folder" ]; then
+        # Another clone may be at the same work: the second to come finds it done.
+        exec 9>"$folder.lock"
+        flock -n 9 || { say "Keycloak: waiting for another run that prepares it" && flock 9; }
+        [ -d "$folder" ] || make_folder "$folder"
+        exec 9>&-
+    fi
+    [ "$(readlink "$link")" = "$folder" ] || ln -sfn "$folder" "$link"
+}
+
+# Only what is complete gets the folder's name.
+make_folder() {
+    have mvn || install_packages maven
+    have curl || install_packages curl ca-certificates
+    local new=$1.new
+    rm -rf "$new"
+    mkdir "$new"
+    say "Keycloak: downloading, building and seeding it, once for this machine, in $1"
+    # In the background, since bash would go on after a failed command in what stands before || or in an `if`.
+    make_parts "$new" >"$new/prepare.log" 2>&1 &
+    if ! wait $!; then
+        tail -n 15 "$new/prepare.log" >&2
+        fail "Keycloak could not be prepared" "its last words are above, all of them in $new/prepare.log"
+    fi
+    mv "$new" "$1"
+}
+
+make_parts() {
+    local new=$1 port server
+    mvn -B -ntp -q -f "$pom" -Dinto="$new/download" generate-resources
+    mv "$new"/download/keycloak-* "$new/server"
+    rm -r "$new/download"
+    "$new/server/bin/kc.sh" build "${build_options[@]}"
+
+    mkdir -p "$new/home/data/import"
+    cp "$realm" "$new/home/data/import/"
+    port=$(free_port)
+    start "$new/server" "$new/home" "$port" --import-realm &
+    server=$!
+    # shellcheck disable=SC2064 # this server, whatever the variable says later
+    trap "kill -KILL $server 2>/dev/null" EXIT
+    until curl -fsS -m 5 -o /dev/null "http://127.0.0.1:$port/auth/realms/Renga/.well-known/openid-configuration" 2>/dev/null; do
+        kill -0 "$server"
+        sleep 0.2
+    done
+    kill "$server"
+    # Java says 143 where it was asked to end.
+    wait "$server" || [ $? = 143 ]
+    trap - EXIT
+    rm -rf "$new"/home/lib "$new"/home/data/{import,tmp,transaction-logs} "$new"/home/data/h2/*.trace.db
+    cp "$realm" "$new/realm.json"
+}
+
+# A port that nobody listens at now.
+free_port() {
+    local port
+    while :; do
+        port=$((20000 + RANDOM % 12000))
+        (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || break
+    done
+    echo "$port"
+}
+
+# Becomes a server: start SERVER HOME PORT [OPTION…]. As kc.sh does it, but without the shell that it leaves between.
+start() {
+    local server=$1 home=$2 port=$3
+    shift 3
+    local -a open=()
+    for package in java.util java.util.concurrent java.security java.lang; do
+        open+=("--add-opens=java.base/$package=ALL-UNNAMED")
+    done
+    mkdir -p "$home/conf" "$home/providers" "$home/themes"
+    # The build is looked for there.
+    ln -sfn "$server/lib" "$home/lib"
+    export KC_BOOTSTRAP_ADMIN_USERNAME=admin KC_BOOTSTRAP_ADMIN_PASSWORD=admin
+    exec java -Xms64m -Xmx256m -XX:MaxMetaspaceSize=256m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:+ExitOnOutOfMemoryError \
+        "${open[@]}" --enable-native-access=ALL-UNNAMED -Dfile.encoding=UTF-8 -Djava.net.preferIPv4Stack=true \
+        -Djava.util.concurrent.ForkJoinPool.common.threadFactory=io.quarkus.bootstrap.forkjoin.QuarkusForkJoinWorkerThreadFactory \
+        -Djava.util.logging.manager=org.jboss.logmanager.LogManager -Dpicocli.disable.closures=true \
+        -Dkc.home.dir="$home" -Djboss.server.config.dir="$home/conf" \
+        -cp "$server/lib/quarkus-run.jar" io.quarkus.bootstrap.runner.QuarkusEntryPoint \
+        start --optimized --cache=local --http-enabled=true --http-host=127.0.0.1 --http-port="$port" \
+        --hostname="http://localhost:$port/auth" "$@"
+}
+
+serve() {
+    local home=$1 port=$2
+    [ -e "$link/home" ] || fail "there is no Keycloak in $link" "run make servers"
+    [ -e "$home" ] || cp -r "$link/home" "$home"
+    start "$(readlink -f "$link/server")" "$(readlink -f "$home")" "$port"
+}
+
+case "${1:-} $#" in
+    'prepare 1') prepare ;;
+    'serve 3') serve "$2" "$3" ;;
+    *) fail "unknown command '$*'" "use: scripts/keycloak.sh prepare, or scripts/keycloak.sh serve HOME PORT" ;;
+esac
