@@ -129,6 +129,7 @@ Configured by environment variables, such as:
   SQLALCHEMY_DATABASE_URI  where executions are recorded [sqlite:///deployer.db]
   DEPLOYER_ENGINE_<NAME>   an engine [docker:///var/run/docker.sock]
   DEPLOYER_JWT_KEY         the public key that tokens are verified with; needed without --dev
+  DEPLOYER_SEAL_KEY        hands callers' tokens to their containers; --dev makes one
   RUST_LOG                 what is logged [info]
 
 Ctrl-C stops it cleanly within 10 s; containers go on and are found again at the next start.

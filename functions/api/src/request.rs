@@ -6,8 +6,8 @@ use bytes::Bytes;
 use http::header;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use renga_shared::api::{Problem, idempotency_key, parse_json, wait_preference};
-use renga_shared::auth::{Principal, Scope, ScopeSet, bearer_token};
-use renga_shared::domain::FieldError;
+use renga_shared::auth::{Principal, Scope, ScopeSet, SealedToken, bearer_token};
+use renga_shared::domain::{ExecutionId, FieldError};
 use renga_shared::sql::Visible;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -15,6 +15,8 @@ use spin_sdk::wasip3::http::types;
 use spin_sdk::wasip3::http_compat::IncomingRequestBody;
 use uuid::Uuid;
 
+use crate::ambient;
+use crate::answer::internal;
 use crate::instance::Instance;
 
 /// The longest body, in bytes.
@@ -41,6 +43,16 @@ impl Asked<'_> {
         let needed = ScopeSet::of(needed);
         let missing = principal.scopes.map(|given| needed.missing_from(given)).unwrap_or_default();
         if missing.is_empty() { Ok(principal) } else { Err(Problem::insufficient_scope(&missing.to_string())) }
+    }
+
+    /// The token of whoever asks, sealed for an execution's container. `None`: there is no key to seal it with, and it
+    /// is not to be stored.
+    pub(crate) fn sealed_token(&self, execution: ExecutionId) -> Result<Option<SealedToken>, Problem> {
+        let Some(keys) = &self.instance.config.seal_keys else { return Ok(None) };
+        let headers = self.header(header::AUTHORIZATION.as_str());
+        let token = bearer_token(headers.iter().map(Vec::as_slice))
+            .map_err(|error| Problem::unauthorized(&error.to_string()))?;
+        keys.seal(token, execution, ambient::nonce()).map(Some).map_err(|error| internal(&error))
     }
 
     /// What whoever asks may see.

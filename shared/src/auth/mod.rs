@@ -2,7 +2,7 @@
 //!
 //! Obligations: there is no way around verification; the algorithm follows from the key and never from the token; nothing of
 //! a token, a key or a claim is in an error; a verified token is remembered by a digest, never by itself, and never
-//! past its expiry.
+//! past its expiry; a token that waits for its container is stored sealed.
 //!
 //! The seam for keys from an issuer's discovery document is [`Verifier::new`], which takes the keys there are:
 //! whoever finds them by `kid` makes the verifier of that key.
@@ -13,6 +13,7 @@ mod claims;
 mod key;
 mod remembered;
 mod scopes;
+mod seal;
 mod verifier;
 
 pub use access::Access;
@@ -20,4 +21,5 @@ pub use bearer::bearer_token;
 pub use key::{KeyError, VerificationKey};
 pub use remembered::Remembered;
 pub use scopes::{Scope, ScopeSet};
+pub use seal::{KEY_BYTES, NONCE_BYTES, SealKeyError, SealKeys, SealedToken, TooLong, Unopened};
 pub use verifier::{Principal, TokenError, Verifier};
