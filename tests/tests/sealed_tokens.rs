@@ -7,6 +7,7 @@ use renga_shared::environment::SEAL_KEY;
 use renga_shared::sql::{Database as _, Dialect, Row};
 use renga_tests::client::Execution;
 use renga_tests::deployment::{Deployment, until};
+use renga_tests::process::{self, Process};
 use renga_tests::require;
 use renga_tests::scripts::{Script, TestEngine};
 use serde_json::{Value, json};
@@ -198,4 +199,32 @@ async fn goes_when_the_execution_fails_to_launch(database: Option<&str>) -> Resu
     .await?;
     ensure!(stored(&deployment, &waiting).await?.is_some(), "the next try needs it");
     deployment.stop().await
+}
+
+#[tokio::test]
+async fn is_in_no_log_however_much_is_logged() -> Result<()> {
+    require!(docker);
+    let mut deployment = deployment(None, &key(1)).await?;
+    deployment.environment.set("RUST_LOG", "trace");
+    let token = deployment.issuer.token("alice");
+    deployment.client = deployment.client.with_token(&token);
+    let log = deployment.folder().join("reconciler.log");
+    let mut reconciler = Process::start(process::reconciler()?, &[], &deployment.environment, &log)?;
+    reconciler.metrics_address().await?;
+    let execution = print_token(&deployment).await?;
+    ensure!(printed(&deployment, &execution).await? == token, "the container has another");
+    deployment.client.remove_everything().await?;
+    reconciler.signal("TERM")?;
+    ensure!(reconciler.ended().await?.success(), "{}", reconciler.text()?);
+    let logged = reconciler.text()?;
+    ensure!(logged.contains(&execution.id) && logged.contains("TRACE"), "nothing is logged of it");
+    ensure!(
+        logged.matches("DEPLOYER_SEAL_KEY has 1 key(s)").count() == 1,
+        "it is told once that tokens are handed over"
+    );
+    for secret in [token.as_str(), &key(1), "the user's own"] {
+        let line = logged.lines().find(|line| line.contains(secret));
+        ensure!(line.is_none(), "{secret:?} is in the log: {line:?}");
+    }
+    deployment.leave().await
 }
