@@ -5,7 +5,7 @@ use anyhow::{Context as _, Result, ensure};
 use renga_shared::auth::{SealKeys, SealedToken};
 use renga_shared::environment::SEAL_KEY;
 use renga_shared::sql::{Database as _, Dialect, Row};
-use renga_tests::client::Execution;
+use renga_tests::client::{Client, Execution};
 use renga_tests::deployment::{Deployment, until};
 use renga_tests::process::{self, Process};
 use renga_tests::require;
@@ -204,19 +204,21 @@ async fn goes_when_the_execution_fails_to_launch(database: Option<&str>) -> Resu
 #[tokio::test]
 async fn is_in_no_log_however_much_is_logged() -> Result<()> {
     require!(docker);
+    // For its folder and its variables: the service is a process of its own.
     let mut deployment = deployment(None, &key(1)).await?;
     deployment.environment.set("RUST_LOG", "trace");
+    let (log, address) = (deployment.folder().join("up.log"), process::free_address()?.to_string());
+    let arguments = ["up", "--listen", &address];
+    let mut service = Process::start(process::deployer()?, &arguments, &deployment.environment, &log)?;
+    service.metrics_address().await?;
     let token = deployment.issuer.token("alice");
-    deployment.client = deployment.client.with_token(&token);
-    let log = deployment.folder().join("reconciler.log");
-    let mut reconciler = Process::start(process::reconciler()?, &[], &deployment.environment, &log)?;
-    reconciler.metrics_address().await?;
+    deployment.client = Client::new(&format!("http://{address}"), &token);
     let execution = print_token(&deployment).await?;
     ensure!(printed(&deployment, &execution).await? == token, "the container has another");
     deployment.client.remove_everything().await?;
-    reconciler.signal("TERM")?;
-    ensure!(reconciler.ended().await?.success(), "{}", reconciler.text()?);
-    let logged = reconciler.text()?;
+    service.signal("TERM")?;
+    ensure!(service.ended().await?.success(), "{}", service.text()?);
+    let logged = service.text()?;
     ensure!(logged.contains(&execution.id) && logged.contains("TRACE"), "nothing is logged of it");
     ensure!(
         logged.matches("DEPLOYER_SEAL_KEY has 1 key(s)").count() == 1,
