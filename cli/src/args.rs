@@ -136,6 +136,7 @@ Configured by environment variables, such as:
   DEPLOYER_ENGINE_<NAME>   an engine [docker:///var/run/docker.sock]
   DEPLOYER_JWT_KEY         the public key that tokens are verified with [those that the issuer publishes]
   DEPLOYER_JWT_ISSUER      the token issuer [http://localhost:8080/auth/realms/Renga]
+  DEPLOYER_SEAL_KEY        hands callers' tokens to their containers; --dev makes one
   RUST_LOG                 what is logged [info]
 
 Ctrl-C stops it cleanly within 10 s; containers go on and are found again at the next start.

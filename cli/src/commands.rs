@@ -46,7 +46,7 @@ pub(crate) fn perform(arguments: Arguments) -> Result<Ended, Failure> {
         match command {
             Command::Up(arguments) => {
                 let folder = StateFolder::choose(global.state_dir.as_deref(), &variable);
-                up::up(&arguments, folder, &variable, now()).await
+                up::up(&arguments, folder, &variable, now(), StdRng::from_os_rng().random()).await
             }
             Command::Migrate => up::migrate().await,
             Command::Login(arguments) => {

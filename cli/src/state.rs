@@ -78,23 +78,41 @@ impl StateFolder {
         self.0.join("client.json")
     }
 
+    /// The key that tokens are sealed with until their containers are launched.
+    pub(crate) fn seal_key_path(&self) -> PathBuf {
+        self.0.join("dev-seal-key")
+    }
+
     /// The private key's text, if it was made.
     pub(crate) fn key(&self) -> anyhow::Result<Option<String>> {
-        read_private(&self.key_path(), "they can act as any user. Remove it, and a new key is made")
+        secret(&self.key_path())
     }
 
     /// Keeps a new private key, and answers the key that is kept: another process may have been first.
     pub(crate) fn keep_key(&self, pem: &str) -> anyhow::Result<String> {
-        let path = self.key_path();
-        let new = self.write_beside(&path, pem)?;
+        self.keep(&self.key_path(), pem)
+    }
+
+    /// The seal key's text: `new` if none was made yet.
+    pub(crate) fn seal_key(&self, new: &str) -> anyhow::Result<String> {
+        let path = self.seal_key_path();
+        match secret(&path)? {
+            Some(key) => Ok(key),
+            None => self.keep(&path, new),
+        }
+    }
+
+    /// Keeps a new secret, and answers the one that is kept.
+    fn keep(&self, path: &Path, text: &str) -> anyhow::Result<String> {
+        let new = self.write_beside(path, text)?;
         // A link never replaces: whoever comes second takes what the first one kept.
-        let linked = fs::hard_link(&new, &path);
+        let linked = fs::hard_link(&new, path);
         // A leftover is harmless, and as unreadable as the key.
         let _ = fs::remove_file(&new);
         match linked {
-            Ok(()) => Ok(pem.to_owned()),
+            Ok(()) => Ok(text.to_owned()),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                self.key()?.with_context(|| format!("{} vanished; try again", path.display()))
+                secret(path)?.with_context(|| format!("{} vanished; try again", path.display()))
             }
             Err(error) => Err(error).with_context(|| format!("cannot write {}", path.display())),
         }
@@ -131,7 +149,7 @@ impl StateFolder {
     /// The login that is kept, if there is one.
     pub(crate) fn session(&self) -> anyhow::Result<Option<Session>> {
         let path = self.session_path();
-        let Some(text) = read_private(&path, "they can act as you. Log in again")? else { return Ok(None) };
+        let Some(text) = secret(&path)? else { return Ok(None) };
         let session = serde_json::from_str(&text);
         // The library's message could quote what it could not read: a token.
         session.map(Some).map_err(|_| anyhow::anyhow!("{} is damaged; log in again", path.display()))
@@ -174,14 +192,15 @@ impl StateFolder {
     }
 }
 
-/// The text of a file that its owner alone may read, if it is there. `otherwise` says what it means that others may, and what
-/// to do.
-fn read_private(path: &Path, otherwise: &str) -> anyhow::Result<Option<String>> {
+/// What is in a file that its owner alone may read, if there is one.
+fn secret(path: &Path) -> anyhow::Result<Option<String>> {
     match fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+        Err(error) => {
+            return Err(error).with_context(|| format!("cannot read {}", path.display()));
+        }
         Ok(found) if found.permissions().mode() & 0o077 != 0 => bail!(
-            "{} may be read or changed by others (mode {:03o}): {otherwise}",
+            "{} may be read or changed by others (mode {:03o}): they can act in its owner's name. Remove it, and a new one is made, or log in again",
             path.display(),
             found.permissions().mode() & 0o777
         ),
@@ -204,12 +223,14 @@ mod tests {
         let folder = StateFolder(temp.path().join("state"));
         let client = ClientFile { url: "http://localhost:1/v1".into(), issuer: None };
         folder.keep_key("the key").unwrap();
+        folder.seal_key("the seal key").unwrap();
         folder.write_client(&client).unwrap();
         assert_eq!(mode(folder.path()), 0o700);
         assert_eq!(mode(&folder.key_path()), 0o600);
+        assert_eq!(mode(&folder.seal_key_path()), 0o600);
         assert_eq!(mode(&folder.client_path()), 0o600);
         assert_eq!(folder.client().unwrap(), Some(client));
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "nothing is left over");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3, "nothing is left over");
     }
 
     #[test]
@@ -218,6 +239,8 @@ mod tests {
         let folder = StateFolder(temp.path().to_owned());
         assert_eq!(folder.keep_key("first").unwrap(), "first");
         assert_eq!(folder.keep_key("second").unwrap(), "first");
+        assert_eq!(folder.seal_key("first to seal").unwrap(), "first to seal");
+        assert_eq!(folder.seal_key("second to seal").unwrap(), "first to seal");
     }
 
     #[test]

@@ -5,7 +5,9 @@ use std::sync::atomic::AtomicI64;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
+use renga_shared::auth::SealKeys;
 use renga_shared::domain::{ExecutionId, Timestamp};
+use renga_shared::environment::SEAL_KEY;
 use renga_shared::sql::uri::DatabaseUri;
 use renga_shared::sql::{DatabaseError, deployment, engines as engine_rows, observations, reconcilers};
 use tokio::net::TcpListener;
@@ -18,6 +20,7 @@ use crate::db::{NativeDatabase, migrate};
 use crate::driver::Driver;
 use crate::engine::EngineSettings;
 use crate::engines::Engines;
+use crate::launch::ACCESS_TOKEN;
 use crate::metrics::Metrics;
 use crate::random::Random;
 use crate::status::{self, Begun};
@@ -48,6 +51,7 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> anyhow::Resu
         )
     })?;
     let address = listener.local_addr()?;
+    tell_of_tokens(config.tasks.seal_keys.as_ref());
     let begun = Begun::default();
     let mut background = JoinSet::new();
     background.spawn(serve_status(listener, Arc::clone(&begun)));
@@ -79,6 +83,22 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> anyhow::Resu
     background.shutdown().await;
     hand_over(&context).await;
     ended
+}
+
+/// Says once whether containers get the token of whoever asked for them.
+fn tell_of_tokens(keys: Option<&SealKeys>) {
+    match keys {
+        Some(keys) => {
+            let count = keys.count();
+            tracing::info!(
+                count,
+                "containers get their caller's token as {ACCESS_TOKEN}: {SEAL_KEY} has {count} key(s)"
+            );
+        }
+        None => {
+            tracing::info!("no token is stored, and containers start without {ACCESS_TOKEN}: {SEAL_KEY} is not set")
+        }
+    }
 }
 
 async fn serve_status(listener: TcpListener, begun: Begun) {

@@ -129,6 +129,7 @@ impl Config {
                     .parse("DEPLOYER_LOG_LIMIT", "a size of at least 64Ki, such as 16Mi", log_limit, &mut problems)
                     .unwrap_or(16 << 20),
                 default_base_url: environment.text("DEPLOYER_DEFAULT_BASE_URL").unwrap_or("/").to_owned(),
+                seal_keys: environment.seal_keys(&mut problems),
             },
         };
         if problems.is_empty() { Ok(config) } else { Err(BadConfig(problems)) }

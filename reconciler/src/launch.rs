@@ -1,9 +1,18 @@
 //! From a row to what an engine is asked to launch.
+//!
+//! The environment is fixed when the engine makes the object. So that, and not the start, is the launch at which the token of
+//! whoever asked is opened: after everything else is ready, in the moment before the call. `renga_shared::sql::executions`
+//! says when the row forgets it.
 
+use renga_shared::auth::{SealKeys, Unopened};
 use renga_shared::domain::{Specification, Why, additions, launch_environment};
+use renga_shared::environment::SEAL_KEY;
 use renga_shared::sql::observations::Work;
 
 use crate::engine::Launch;
+
+/// The variable in which a container finds the token of whoever asked for it.
+pub const ACCESS_TOKEN: &str = "RENGA_ACCESS_TOKEN";
 
 /// What the engine is asked to launch for this row, or why the row cannot be launched: somebody changed it by hand, or
 /// a version of this program that is newer wrote it.
@@ -22,4 +31,100 @@ pub fn of(work: &Work, default_base_url: &str) -> Result<Launch, Why> {
         namespace: execution.namespace.clone(),
         spec,
     })
+}
+
+/// Opens the token of whoever asked, if the row has one, and puts it into the environment, over a variable of that name
+/// that its user set. Otherwise why it cannot be opened: a container that went without what it was promised would
+/// fail later, and nobody would know why.
+pub fn hand_over_token(launch: &mut Launch, work: &Work, keys: Option<&SealKeys>) -> Result<(), Why> {
+    let Some(sealed) = &work.sealed_token else { return Ok(()) };
+    let opened = match keys {
+        Some(keys) => keys.open(sealed, launch.id),
+        None => Err(Unopened::UnknownKey),
+    };
+    let token = opened.map_err(unreadable_token)?;
+    launch.environment.insert(ACCESS_TOKEN.to_owned(), token.to_string());
+    Ok(())
+}
+
+fn unreadable_token(error: Unopened) -> Why {
+    let cure = match error {
+        Unopened::UnknownKey => {
+            format!("the reconciler's {SEAL_KEY} must hold the key that the API sealed it with")
+        }
+        Unopened::Damaged | Unopened::UnknownForm => "ask for the execution again".to_owned(),
+    };
+    Why::new("TokenUnreadable", format!("Its {ACCESS_TOKEN} cannot be given to it: {error}; {cure}."))
+}
+
+#[cfg(test)]
+mod tests {
+    use renga_shared::auth::{NONCE_BYTES, SealedToken};
+    use renga_shared::domain::{ContextId, ExecutionId, Status, Timestamp, Wanted};
+    use renga_shared::sql::executions::ExecutionRow;
+
+    use super::*;
+
+    const KEYS: [&str; 2] =
+        ["AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=", "AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI="];
+
+    fn keys(text: &str) -> SealKeys {
+        SealKeys::parse(text).unwrap()
+    }
+
+    /// The row of an execution whose user set the variable too.
+    fn work(number: u8, sealed_token: Option<SealedToken>) -> Work {
+        let execution = ExecutionRow {
+            id: ExecutionId::new(Timestamp(1), [number; 8]),
+            context: ContextId::new(Timestamp(1), [9; 8]),
+            created: Timestamp(1),
+            wanted_engine: None,
+            namespace: "default".into(),
+            environment: r#"{"RENGA_ACCESS_TOKEN":"the user's own"}"#.into(),
+            wanted: Wanted::Running,
+            status: Status::pending(),
+            ports: "[]".into(),
+            revision: 1,
+        };
+        let (owner, spec) = ("alice".into(), r#"{"image":"busybox"}"#.into());
+        Work { execution, attempts: 0, owner, spec, due: None, sealed_token }
+    }
+
+    fn sealed(number: u8) -> SealedToken {
+        keys(KEYS[0]).seal("the-token", work(number, None).execution.id, [5; NONCE_BYTES]).unwrap()
+    }
+
+    fn given(work: &Work, keys: Option<&SealKeys>) -> Result<String, Why> {
+        let mut launch = of(work, "/")?;
+        hand_over_token(&mut launch, work, keys)?;
+        Ok(launch.environment.remove(ACCESS_TOKEN).unwrap())
+    }
+
+    #[test]
+    fn a_token_that_was_kept_stands_over_the_users_own_variable() {
+        let told = given(&work(1, Some(sealed(1))), Some(&keys(KEYS[0])));
+        assert_eq!(told.unwrap(), "the-token");
+        let rotated = format!("{},{}", KEYS[1], KEYS[0]);
+        assert_eq!(given(&work(1, Some(sealed(1))), Some(&keys(&rotated))).unwrap(), "the-token");
+    }
+
+    #[test]
+    fn where_no_token_was_kept_the_users_own_variable_stands() {
+        assert_eq!(given(&work(1, None), Some(&keys(KEYS[0]))).unwrap(), "the user's own");
+        assert_eq!(given(&work(1, None), None).unwrap(), "the user's own");
+    }
+
+    #[test]
+    fn one_that_cannot_be_opened_is_told_with_its_cure_and_never_shown() {
+        let cure = "DEPLOYER_SEAL_KEY must hold the key";
+        for (row, keys, named) in [
+            (work(1, Some(sealed(1))), None, cure),
+            (work(1, Some(sealed(1))), Some(keys(KEYS[1])), cure),
+            (work(1, Some(sealed(2))), Some(keys(KEYS[0])), "sealed for another execution"),
+        ] {
+            let why = given(&row, keys.as_ref()).unwrap_err();
+            assert_eq!(why.reason, "TokenUnreadable");
+            assert!(why.message.contains(named) && !why.message.contains("the-token"), "{why:?}");
+        }
+    }
 }

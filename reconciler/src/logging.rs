@@ -1,16 +1,24 @@
 //! Logs: text for a person at a terminal, JSON for a machine.
+//!
+//! Obligation: whatever `RUST_LOG` asks for, no token and no environment of a container is among it.
 
 use std::io::IsTerminal as _;
 
-use tracing_subscriber::EnvFilter;
+use tracing::{Level, Metadata};
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, fmt};
 
 /// Sends what is traced to standard error. `RUST_LOG` filters it, `info` by default.
 pub fn start() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,sqlx=warn"));
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if std::io::stderr().is_terminal() {
-        subscriber.init();
-    } else {
-        subscriber.json().flatten_event(true).init();
-    }
+    let lines = fmt::layer().with_writer(std::io::stderr);
+    let lines = if std::io::stderr().is_terminal() { lines.boxed() } else { lines.json().flatten_event(true).boxed() };
+    tracing_subscriber::registry().with(filter).with(filter_fn(tells_no_secret)).with(lines).init();
+}
+
+/// The client of the Docker Engine tells the bodies of its requests, and so the environments of containers, at `debug`.
+fn tells_no_secret(told: &Metadata<'_>) -> bool {
+    *told.level() <= Level::INFO || !told.target().starts_with("bollard")
 }

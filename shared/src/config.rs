@@ -2,18 +2,19 @@
 //! anything starts, from the same environment variables.
 
 use crate::auth::discovery::is_issuer_url;
-use crate::auth::{Access, Expected, VerificationKey};
-use crate::environment::{BadVariable, Environment};
+use crate::auth::{Access, Expected, SealKeys, VerificationKey};
+use crate::environment::{BadVariable, Environment, SEAL_KEY};
 use crate::sql::uri::DatabaseUri;
 
 /// The environment variables that the API reads. A component sees each as a Spin variable; see `spin.toml`.
-pub const API_VARIABLES: [&str; 9] = [
+pub const API_VARIABLES: [&str; 10] = [
     "DEPLOYER_ACCESS",
     "DEPLOYER_BASE_PATH",
     "DEPLOYER_DEFAULT_BASE_URL",
     "DEPLOYER_JWT_AUDIENCE",
     "DEPLOYER_JWT_ISSUER",
     "DEPLOYER_JWT_KEY",
+    SEAL_KEY,
     "DEPLOYER_TOKEN_SCOPE_KEY",
     "RESOURCE_MANAGER_URL",
     "SQLALCHEMY_DATABASE_URI",
@@ -40,6 +41,8 @@ pub struct ApiConfig {
     pub base_path: Option<String>,
     /// `DEPLOYER_DEFAULT_BASE_URL`: shown in the environment of executions.
     pub default_base_url: String,
+    /// `DEPLOYER_SEAL_KEY`: seals the tokens that containers are given. `None`: no token is stored.
+    pub seal_keys: Option<SealKeys>,
     /// `SQLALCHEMY_DATABASE_URI`.
     pub database: DatabaseUri,
 }
@@ -73,6 +76,7 @@ impl ApiConfig {
             base_path,
             &mut problems,
         );
+        let seal_keys = environment.seal_keys(&mut problems);
         let database = environment.database(&mut problems);
         if !problems.is_empty() {
             return Err(problems);
@@ -84,6 +88,7 @@ impl ApiConfig {
             access: access.unwrap_or_default(),
             base_path: base_path.filter(|path| path != BASE_PATH),
             default_base_url: environment.text("DEPLOYER_DEFAULT_BASE_URL").unwrap_or("/").to_owned(),
+            seal_keys,
             database,
         })
     }
@@ -131,10 +136,15 @@ mod tests {
 
     #[test]
     fn every_mistake_is_told() {
-        let told =
-            read(&[("DEPLOYER_ACCESS", "everyone"), ("DEPLOYER_BASE_PATH", "api"), ("DEPLOYER_JWT_KEY", "hunter2")]);
+        let told = read(&[
+            ("DEPLOYER_ACCESS", "everyone"),
+            ("DEPLOYER_BASE_PATH", "api"),
+            ("DEPLOYER_JWT_KEY", "hunter2"),
+            ("DEPLOYER_SEAL_KEY", "hunter2"),
+        ]);
         let told: Vec<String> = told.unwrap_err().iter().map(ToString::to_string).collect();
-        assert_eq!(told.len(), 3);
+        assert_eq!(told.len(), 4);
+        assert!(told[3].starts_with("DEPLOYER_SEAL_KEY: ") && told[3].contains("openssl rand -base64 32"), "{told:?}");
         assert!(told.iter().all(|told| !told.contains("hunter2")), "{told:?}");
     }
 

@@ -7,7 +7,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use crate::auth::SealKeys;
 use crate::sql::uri::DatabaseUri;
+
+/// The variable with the keys that tokens are sealed with until their containers are launched.
+pub const SEAL_KEY: &str = "DEPLOYER_SEAL_KEY";
 
 /// Environment variables by name.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -49,9 +53,14 @@ impl Environment {
         self.0.get(name).map(String::as_str)
     }
 
-    /// Sets a variable, as a default that something else has decided.
+    /// Sets a variable, as a default that something else has decided; unsets it with an empty value.
     pub fn set(&mut self, name: &str, value: impl Into<String>) {
-        self.0.insert(name.to_owned(), value.into());
+        let value = value.into();
+        if value.trim().is_empty() {
+            self.0.remove(name);
+        } else {
+            self.0.insert(name.to_owned(), value);
+        }
     }
 
     /// The variables whose names begin with `prefix`, in order.
@@ -106,6 +115,12 @@ impl Environment {
             }
         }
     }
+
+    /// `DEPLOYER_SEAL_KEY`. Its value is not shown.
+    pub fn seal_keys(&self, problems: &mut Vec<BadVariable>) -> Option<SealKeys> {
+        let keys = SealKeys::parse(self.text(SEAL_KEY)?);
+        keys.map_err(|error| problems.push(BadVariable::new(SEAL_KEY, None, error.to_string()))).ok()
+    }
 }
 
 /// The old service was given booleans and numbers through YAML and shells, quotes and all.
@@ -141,6 +156,14 @@ mod tests {
         assert_eq!(told[0], "A is \"maybe\": it must be True or False");
         assert_eq!(told[1], "B is \"-1\": it must be a number of seconds, at most 86400");
         assert!(told[2].starts_with("SQLALCHEMY_DATABASE_URI: ") && !told[2].contains("secret"), "{}", told[2]);
+    }
+
+    #[test]
+    fn an_empty_value_is_an_unset_one() {
+        let mut environment = environment(&[("A", " "), ("B", "b")]);
+        assert_eq!(environment.text("A"), None);
+        environment.set("B", "");
+        assert_eq!(environment.text("B"), None);
     }
 
     #[test]

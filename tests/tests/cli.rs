@@ -77,6 +77,24 @@ async fn run_ends_as_the_container_does() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_container_can_speak_to_the_service_as_its_caller() -> Result<()> {
+    require!(docker);
+    at_a_terminal(async |terminal| {
+        let up = terminal.up().await?;
+        let (code, out, err) =
+            terminal.perform(&["run", BUSYBOX, "--", "sh", "-c", "echo $RENGA_ACCESS_TOKEN"]).await?;
+        ensure!(code == 0, "{err}");
+        let client = Client::new(&format!("http://{}", terminal.address), out.trim_end());
+        let listed = client.get("/v1/executions").await?;
+        ensure!(listed["executions"].as_array().is_some_and(|all| all.len() == 1), "{listed}");
+        ensure!(!listed.to_string().contains(out.trim_end()), "the token is shown: {listed}");
+        ensure!(up.text()?.matches("containers get their caller's token").count() == 1, "{}", up.text()?);
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
 async fn what_runs_detached_is_listed_reached_followed_stopped_and_removed() -> Result<()> {
     require!(docker);
     at_a_terminal(async |terminal| {

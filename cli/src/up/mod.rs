@@ -11,9 +11,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, bail};
 use renga_host::{Host, Limits, Manifest, RuntimeConfig, Settings, variables_from_env};
 use renga_reconciler::config::{Config, environment_of_process};
+use renga_shared::auth::{KEY_BYTES, SealKeys};
 use renga_shared::config::ApiConfig;
 use renga_shared::domain::Timestamp;
-use renga_shared::environment::{BadVariable, Environment};
+use renga_shared::environment::{BadVariable, Environment, SEAL_KEY};
 use renga_shared::sql::uri::DatabaseUri;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -40,11 +41,12 @@ pub(crate) async fn up(
     folder: Result<StateFolder>,
     get: &dyn Fn(&str) -> Option<String>,
     now: Timestamp,
+    random: [u8; KEY_BYTES],
 ) -> Result<Ended, Failure> {
     let mut requests = signals::stop_requests()?;
     renga_reconciler::logging::start();
     let mut environment = environment_of_process().map_err(|problems| wrong(&problems))?;
-    let dev = if up.dev { Some(development(&mut environment, folder?)?) } else { None };
+    let dev = if up.dev { Some(development(&mut environment, folder?, random)?) } else { None };
     let (api, config) = configuration(&environment, up.dev)?;
     tracing::info!("{}", who_is_believed(&api));
     let listen = listen::choose(up, &environment)?;
@@ -96,8 +98,8 @@ pub(crate) struct Development {
     issuer: Option<Issuer>,
 }
 
-/// Has tokens verified with the development issuer's key, unless a key is configured.
-fn development(environment: &mut Environment, folder: StateFolder) -> Result<Development> {
+/// Has tokens verified with the development issuer's key, unless a key is configured, and handed to containers.
+fn development(environment: &mut Environment, folder: StateFolder, random: [u8; KEY_BYTES]) -> Result<Development> {
     if environment.text("DEPLOYER_JWT_KEY").is_some() {
         return Ok(Development { folder, issuer: None });
     }
@@ -113,6 +115,9 @@ fn development(environment: &mut Environment, folder: StateFolder) -> Result<Dev
     };
     let issuer = Issuer::open(&folder, facts)?;
     environment.set("DEPLOYER_JWT_KEY", issuer.public_key());
+    if environment.text(SEAL_KEY).is_none() {
+        environment.set(SEAL_KEY, seal_key(&folder, random)?);
+    }
     Ok(Development { folder, issuer: Some(issuer) })
 }
 
@@ -124,6 +129,15 @@ fn who_is_believed(api: &ApiConfig) -> String {
         (None, Some(key)) => format!("tokens of {issuer} are verified with the key {}", key.fingerprint()),
         (None, None) => format!("tokens of {issuer} are verified with the keys that it publishes"),
     }
+}
+
+/// The key that the development issuer's tokens are sealed with until their containers are launched. It is made on first use.
+fn seal_key(folder: &StateFolder, random: [u8; KEY_BYTES]) -> Result<String> {
+    let key = folder.seal_key(&SealKeys::new_key(random))?;
+    if SealKeys::parse(&key).is_err() {
+        bail!("{} holds no key; remove it, and a new one is made", folder.seal_key_path().display());
+    }
+    Ok(key)
 }
 
 /// Both parts' configuration, or all that is wrong with either.
@@ -278,13 +292,34 @@ mod tests {
         let folder = StateFolder::choose(Some(temp.path()), &|_| None).unwrap();
         let mut environment = Environment::default();
         environment.set("DEPLOYER_JWT_KEY", "mine");
-        assert!(development(&mut environment, folder.clone()).unwrap().issuer.is_none());
+        assert!(development(&mut environment, folder.clone(), [1; KEY_BYTES]).unwrap().issuer.is_none());
         assert_eq!(environment.text("DEPLOYER_JWT_KEY"), Some("mine"));
 
         let mut environment = Environment::default();
         environment.set("DEPLOYER_JWT_ISSUER", "http://mine");
-        let issuer = development(&mut environment, folder).unwrap().issuer.unwrap();
+        let issuer = development(&mut environment, folder, [1; KEY_BYTES]).unwrap().issuer.unwrap();
         assert_eq!(issuer.facts().issuer, "http://mine");
         assert!(configuration(&environment, true).is_ok());
+    }
+
+    #[test]
+    fn the_development_issuers_tokens_are_handed_on_with_a_key_that_is_made_once() {
+        let temp = tempfile::tempdir().unwrap();
+        let folder = StateFolder::choose(Some(temp.path()), &|_| None).unwrap();
+        let key_of = |given: Option<&str>, random| {
+            let mut environment = Environment::default();
+            if let Some(given) = given {
+                environment.set(SEAL_KEY, given);
+            }
+            development(&mut environment, folder.clone(), [random; KEY_BYTES])
+                .map(|_| environment.text(SEAL_KEY).unwrap().to_owned())
+        };
+        let first = key_of(None, 1).unwrap();
+        assert!(SealKeys::parse(&first).is_ok());
+        assert_eq!(key_of(None, 2).unwrap(), first, "the second start has the same key");
+        assert_eq!(key_of(Some("mine"), 3).unwrap(), "mine");
+        std::fs::write(folder.seal_key_path(), "not a key").unwrap();
+        let told = key_of(None, 4).unwrap_err().to_string();
+        assert!(told.contains("dev-seal-key") && !told.contains("not a key"), "{told}");
     }
 }

@@ -59,6 +59,9 @@ pub(crate) async fn create(asked: Asked<'_>, context: &str) -> Result<Answer, Pr
     let mut mistakes = Vec::new();
     let key = asked.idempotency_key(&mut mistakes);
     let wait = asked.wait_preference();
+    let created = ambient::now();
+    let new_id = ExecutionId::new(created, ambient::random());
+    let sealed_token = asked.sealed_token(new_id)?;
     let (instance, base) = (asked.instance, asked.base.clone());
     let posted = asked.json().await?;
     let wanted = match NewExecution::parse(&posted) {
@@ -70,11 +73,10 @@ pub(crate) async fn create(asked: Asked<'_>, context: &str) -> Result<Answer, Pr
     };
     let environment = serde_json::to_string(&wanted.environment).map_err(|error| internal(&error))?;
     let engine = wanted.engine.as_ref().map(EngineName::as_str);
-    let created = ambient::now();
     let digest = digest(&[&context.to_string(), engine.unwrap_or_default(), &wanted.namespace, &environment]);
     let visible = instance.visible(&principal);
     let new = NewExecutionRow {
-        id: ExecutionId::new(created, ambient::random()),
+        id: new_id,
         context,
         visible,
         requested_by: &principal.subject,
@@ -82,6 +84,7 @@ pub(crate) async fn create(asked: Asked<'_>, context: &str) -> Result<Answer, Pr
         engine,
         namespace: &wanted.namespace,
         environment: &environment,
+        sealed_token: sealed_token.as_ref(),
         idempotency: key.as_deref().map(|key| Idempotency { key, digest: &digest }),
     };
     let mut row = match executions::insert(&instance.database, &new).await.map_err(database)? {

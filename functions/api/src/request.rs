@@ -7,8 +7,8 @@ use http::header;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use renga_shared::api::{Problem, idempotency_key, parse_json, wait_preference};
 use renga_shared::auth::grant::GrantRequest;
-use renga_shared::auth::{Principal, Scope, ScopeSet, TokenError, bearer_token};
-use renga_shared::domain::{ContextId, FieldError, vertex_id};
+use renga_shared::auth::{Principal, Scope, ScopeSet, SealedToken, TokenError, bearer_token};
+use renga_shared::domain::{ContextId, ExecutionId, FieldError, vertex_id};
 use renga_shared::sql::{Visible, contexts};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -17,7 +17,7 @@ use spin_sdk::wasip3::http_compat::IncomingRequestBody;
 use uuid::Uuid;
 
 use crate::ambient;
-use crate::answer::database;
+use crate::answer::{database, internal};
 use crate::instance::{Authority, Instance};
 use crate::routes::CONTEXT_ID;
 
@@ -77,6 +77,16 @@ impl Asked<'_> {
         let Ok(context) = id(context, "context") else { return Ok(None) };
         let row = contexts::get(&self.instance.database, Visible::All, ContextId(context)).await.map_err(database)?;
         Ok(row.and_then(|row| vertex_id(&row.spec)))
+    }
+
+    /// The token of whoever asks, sealed for an execution's container. `None`: there is no key to seal it with, and it
+    /// is not to be stored.
+    pub(crate) fn sealed_token(&self, execution: ExecutionId) -> Result<Option<SealedToken>, Problem> {
+        let Some(keys) = &self.instance.config.seal_keys else { return Ok(None) };
+        let headers = self.header(header::AUTHORIZATION.as_str());
+        let token = bearer_token(headers.iter().map(Vec::as_slice))
+            .map_err(|error| Problem::unauthorized(&error.to_string()))?;
+        keys.seal(token, execution, ambient::nonce()).map(Some).map_err(|error| internal(&error))
     }
 
     /// What whoever asks may see.

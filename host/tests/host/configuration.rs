@@ -214,6 +214,7 @@ fn the_old_names_reach_the_components() {
         ("default_base_url", "DEPLOYER_DEFAULT_BASE_URL"),
         ("jwt_issuer", "DEPLOYER_JWT_ISSUER"),
         ("jwt_key", "DEPLOYER_JWT_KEY"),
+        ("seal_key", "DEPLOYER_SEAL_KEY"),
         ("token_scope_key", "DEPLOYER_TOKEN_SCOPE_KEY"),
     ] {
         assert!(config.environment_names(variable).any(|known| known == name), "{name}");

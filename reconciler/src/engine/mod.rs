@@ -45,8 +45,8 @@ pub fn object_name(id: ExecutionId) -> String {
     format!("renga-{id}")
 }
 
-/// All that launching an execution takes.
-#[derive(Clone, Debug)]
+/// All that launching an execution takes. Not to be shown: there are secrets in the environment.
+#[derive(Clone)]
 pub struct Launch {
     /// The execution.
     pub id: ExecutionId,

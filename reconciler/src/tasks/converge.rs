@@ -250,7 +250,7 @@ impl<'a> Pass<'a> {
     /// changes meanwhile.
     async fn create(&mut self, sight: Sight) -> Result<Next, Trouble> {
         let served = self.engine()?;
-        let launch = match launch::of(&self.work, &self.context.settings.default_base_url) {
+        let mut launch = match launch::of(&self.work, &self.context.settings.default_base_url) {
             Ok(launch) => launch,
             Err(why) => return self.fail_if_refused(EngineError::Refused(why), sight).await,
         };
@@ -259,6 +259,9 @@ impl<'a> Pass<'a> {
             Some(Ok(())) => {}
             Some(Err(error)) => return self.fail_if_refused(error, sight).await,
             None => return Ok(Next::Read),
+        }
+        if let Err(why) = launch::hand_over_token(&mut launch, &self.work, self.context.settings.seal_keys.as_ref()) {
+            return self.fail_if_refused(EngineError::Refused(why), sight).await;
         }
         crash_point!("before_create");
         let created = served.heard(served.engine.create(&launch).await);

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use renga_shared::auth::SealKeys;
 use renga_shared::domain::{ExecutionId, Timestamp};
 use tokio::sync::mpsc;
 
@@ -53,6 +54,8 @@ pub struct Settings {
     pub log_limit: i64,
     /// `DEPLOYER_DEFAULT_BASE_URL`: given to containers.
     pub default_base_url: String,
+    /// `DEPLOYER_SEAL_KEY`: opens the tokens that containers are given.
+    pub seal_keys: Option<SealKeys>,
     /// How long an engine object without a row is left alone: its row may be on its way, or its database restored.
     pub orphan_grace: Duration,
     /// How long after its last sign of life a reconciler is taken for dead: `DEPLOYER_LEASE`.

@@ -2,7 +2,7 @@
 //!
 //! Obligations: there is no way around verification; the algorithm follows from the key and never from the token; nothing of
 //! a token, a key or a claim is in an error; a verified token is remembered by a digest, never by itself, and never
-//! past its expiry.
+//! past its expiry; a token that waits for its container is stored sealed.
 //!
 //! Keys come from the configuration, or from the issuer ([`discovery`]): whoever fetches them makes a [`Verifier`] of
 //! the [`KeySet`].
@@ -17,6 +17,7 @@ mod key;
 mod key_set;
 mod remembered;
 mod scopes;
+mod seal;
 mod verifier;
 
 pub use access::Access;
@@ -26,4 +27,5 @@ pub use key::{KeyError, VerificationKey};
 pub use key_set::{KeySet, KeySetError};
 pub use remembered::Remembered;
 pub use scopes::{Scope, ScopeSet};
+pub use seal::{KEY_BYTES, NONCE_BYTES, SealKeyError, SealKeys, SealedToken, TooLong, Unopened};
 pub use verifier::{Expected, LEEWAY, LONGEST_TOKEN, Principal, TokenError, Verifier};

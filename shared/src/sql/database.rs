@@ -9,6 +9,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::auth::SealedToken;
 use crate::domain::{ContextId, ExecutionId, Timestamp};
 
 /// Which SQL a database speaks.
@@ -48,6 +49,12 @@ impl From<&str> for Value {
 impl From<String> for Value {
     fn from(value: String) -> Self {
         Self::Text(value)
+    }
+}
+
+impl From<&SealedToken> for Value {
+    fn from(value: &SealedToken) -> Self {
+        Self::Blob(value.as_bytes().to_vec())
     }
 }
 
@@ -130,8 +137,14 @@ impl Row {
 
     /// The next column, bytes that are not NULL.
     pub fn blob(&mut self) -> Result<Vec<u8>, DatabaseError> {
+        required(self.optional_blob()?)
+    }
+
+    /// The next column, bytes or NULL.
+    pub fn optional_blob(&mut self) -> Result<Option<Vec<u8>>, DatabaseError> {
         match self.value()? {
-            Value::Blob(bytes) => Ok(bytes),
+            Value::Null => Ok(None),
+            Value::Blob(bytes) => Ok(Some(bytes)),
             other => Err(unfit("bytes", &other)),
         }
     }

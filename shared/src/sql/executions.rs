@@ -1,9 +1,15 @@
 //! The table `executions` as the API uses it: wishes are written, everything is read.
 //!
-//! What the reconciler writes to the same table is in [`super::observations`]. No column is written by both.
+//! What the reconciler writes to the same table is in [`super::observations`]. No column is written by both, but that either
+//! empties `sealed_token`: the caller's token, which waits there for the launch.
+//!
+//! **When the token goes.** The launch is the engine's making of the object, since the environment is fixed then, and the record of
+//! it empties the column in the same statement. A wish to stop or to remove does too, for then there will be no launch; and so
+//! does any other end. Before that the row keeps it, so that after a crash or a failed try the launch can be made again.
 
 use super::statement::{Composed, Statement};
 use super::{Database, DatabaseError, Idempotency, Inserted, Page, Row, Visible};
+use crate::auth::SealedToken;
 use crate::domain::{ClientState, ContextId, EngineName, ExecutionId, Facts, Status, Timestamp, Wanted};
 
 /// An execution as it is stored.
@@ -57,6 +63,8 @@ pub struct NewExecutionRow<'a> {
     pub namespace: &'a str,
     /// A JSON object of strings.
     pub environment: &'a str,
+    /// The token of whoever asks, for the container. `None`: it starts without one.
+    pub sealed_token: Option<&'a SealedToken>,
     /// How a retry is known.
     pub idempotency: Option<Idempotency<'a>>,
 }
@@ -105,8 +113,8 @@ pub(super) use live;
 
 static INSERT: Statement = Statement::new(concat!(
     "INSERT INTO executions (id, context_id, owner, requested_by, created_at, wanted_engine, namespace, environment, \
-     idempotency_key, request_digest, due_at) \
-     SELECT {uuid 1}, id, owner, {text 3}, {time 4}, {text 5}, {text 6}, {json 7}, {text 8}, {text 9}, {time 4} \
+     idempotency_key, request_digest, due_at, sealed_token) \
+     SELECT {uuid 1}, id, owner, {text 3}, {time 4}, {text 5}, {text 6}, {json 7}, {text 8}, {text 9}, {time 4}, {blob 11} \
      FROM contexts WHERE id = {uuid 2} AND ({text 10} IS NULL OR owner = {text 10}) \
      AND ({text 5} IS NULL OR EXISTS (SELECT 1 FROM engines WHERE name = {text 5} OR kind = {text 5})) \
      ON CONFLICT DO NOTHING RETURNING ",
@@ -128,9 +136,9 @@ static GET: Statement = Statement::new(concat!(
     " FROM executions WHERE id = {uuid 1} AND context_id = {uuid 2} AND ({text 3} IS NULL OR owner = {text 3})"
 ));
 
-// A wish only ever goes further: what is to be removed is never again only to be stopped.
+// A wish only ever goes further: what is to be removed is never again only to be stopped, and neither is started.
 static WISH: Statement = Statement::new(concat!(
-    "UPDATE executions SET wanted = {text 4}, due_at = {time 5}, revision = revision + 1 \
+    "UPDATE executions SET wanted = {text 4}, due_at = {time 5}, sealed_token = NULL, revision = revision + 1 \
      WHERE id = {uuid 1} AND context_id = {uuid 2} AND ({text 3} IS NULL OR owner = {text 3}) \
      AND wanted <> {text 4} AND wanted <> 'removed' \
      AND ({text 4} = 'removed' OR ",
@@ -153,6 +161,7 @@ pub async fn insert(db: &impl Database, new: &NewExecutionRow<'_>) -> Result<Ask
         new.idempotency.map(|same| same.key).into(),
         new.idempotency.map(|same| same.digest).into(),
         owner.into(),
+        new.sealed_token.into(),
     ];
     if let Some(mut row) = db.query(INSERT.sql(db.dialect()), parameters).await?.into_iter().next() {
         return Ok(Asked::Inserted(Box::new(Inserted::New(read(&mut row)?))));

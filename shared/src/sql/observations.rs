@@ -13,6 +13,7 @@ use std::time::Duration;
 use super::executions::{ExecutionRow, columns, live, read};
 use super::statement::Statement;
 use super::{Database, DatabaseError, Row, Value};
+use crate::auth::SealedToken;
 use crate::domain::{EngineName, ExecutionId, Status, Timestamp};
 
 /// How long a claimed row is left to its holder. One that takes longer is claimed again, which does no harm.
@@ -31,6 +32,8 @@ pub struct Work {
     pub spec: String,
     /// When somebody must look next.
     pub due: Option<Timestamp>,
+    /// The token of whoever asked for it, until it is launched.
+    pub sealed_token: Option<SealedToken>,
 }
 
 /// What a pass recorded of an execution.
@@ -53,7 +56,8 @@ macro_rules! work_columns {
         concat!(
             columns!(),
             ", attempts, executions.owner, \
-             (SELECT {as_text contexts.spec} FROM contexts WHERE contexts.id = executions.context_id), {as_micros due_at}"
+             (SELECT {as_text contexts.spec} FROM contexts WHERE contexts.id = executions.context_id), {as_micros due_at}, \
+             sealed_token"
         )
     };
 }
@@ -95,11 +99,13 @@ static NEXT_DUE: Statement = Statement::new(concat!(
     " ORDER BY due_at LIMIT 1"
 ));
 
+// The launch is recorded by leaving the phases before it: `super::executions` says why the token goes then.
 static RECORD: Statement = Statement::new(
     "UPDATE executions SET phase = {text 4}, reason = {text 5}, message = {text 6}, engine = {text 7}, \
      engine_id = {text 8}, started_at = {time 9}, finished_at = {time 10}, exit_code = {int 11}, \
      ports = COALESCE({json 12}, ports), attempts = {int 13}, due_at = {time 14}, \
-     holder = {text 15}, revision = revision + 1 \
+     holder = {text 15}, revision = revision + 1, \
+     sealed_token = CASE WHEN {text 4} IN ('pending', 'scheduled') THEN sealed_token END \
      WHERE id = {uuid 1} AND revision = {int 2} AND holder = {text 3} RETURNING revision",
 );
 
@@ -280,5 +286,6 @@ fn read_work(row: &mut Row) -> Result<Work, DatabaseError> {
         owner: row.text()?,
         spec: row.text()?,
         due: row.optional_timestamp()?,
+        sealed_token: row.optional_blob()?.map(SealedToken::from_stored),
     })
 }

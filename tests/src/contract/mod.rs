@@ -7,6 +7,7 @@ mod executions;
 mod issuer_keys;
 mod logs;
 mod observations;
+mod sealed_tokens;
 mod values;
 
 use renga_shared::domain::{ContextId, EngineName, ExecutionId, Timestamp, Wanted};
@@ -28,6 +29,9 @@ pub async fn run(db: &impl Database) {
     observations::of_the_dead_are_taken_over(db).await;
     observations::show_the_state_that_the_domain_says(db).await;
     observations::tell_which_objects_are_owned(db).await;
+    sealed_tokens::are_kept_until_the_launch(db).await;
+    sealed_tokens::go_with_the_wish_that_it_never_starts(db).await;
+    sealed_tokens::are_those_of_the_first_request(db).await;
     logs::are_kept_in_order_and_by_their_holder(db).await;
     issuer_keys::are_fetched_by_one_at_a_time(db).await;
     engines_and_deployment(db).await;
@@ -66,6 +70,7 @@ fn ask(context: ContextId, now: Timestamp) -> NewExecutionRow<'static> {
         engine: None,
         namespace: "default",
         environment: "{}",
+        sealed_token: None,
         idempotency: None,
     }
 }

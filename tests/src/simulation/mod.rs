@@ -24,6 +24,7 @@ use renga_reconciler::clock::{Clock as _, ManualClock};
 use renga_reconciler::engine::fake::FakeWorld;
 use renga_reconciler::tasks::Settings;
 use renga_reconciler::tasks::watch::RESYNC_PERIOD;
+use renga_shared::auth::{KEY_BYTES, SealKeys};
 use renga_shared::domain::{EngineName, Phase, Timestamp};
 use tracing_subscriber::layer::SubscriberExt as _;
 
@@ -111,6 +112,7 @@ impl Simulation {
             stop_grace: Duration::from_secs(10),
             log_limit: LOG_LIMIT,
             default_base_url: "/".into(),
+            seal_keys: Some(SealKeys::parse(&SealKeys::new_key([1; KEY_BYTES]))?),
             orphan_grace: Duration::from_secs(60),
             lease: Duration::from_secs(15),
         };

@@ -5,6 +5,7 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use renga_reconciler::clock::Clock as _;
 use renga_reconciler::engine::fake::{FakeWorld, Fault, Operation};
+use renga_shared::auth::NONCE_BYTES;
 use renga_shared::domain::{ContextId, ExecutionId, Wanted};
 use renga_shared::sql::contexts::{self, NewContext};
 use renga_shared::sql::executions::{self, NewExecutionRow};
@@ -13,7 +14,7 @@ use renga_shared::sql::{Inserted, Visible};
 use serde_json::{Value, json};
 
 use super::process::Process;
-use super::rules::Known;
+use super::rules::{Known, SHOWS_TOKEN, token_of};
 use super::{Simulation, trace};
 
 /// The most executions at a time, and reconcilers.
@@ -96,8 +97,12 @@ impl Simulation {
         let stored = contexts::insert(store, &new).now_or_never();
         assert!(matches!(stored, Some(Ok(Inserted::New(_)))), "{stored:?}");
         let engine = [None, None, Some("fake"), Some("one"), Some("two")];
+        let id = ExecutionId::new(now, self.dice.number().to_be_bytes());
+        let keys = self.around.settings.seal_keys.as_ref();
+        // One nonce for all: nobody is here to profit from it.
+        let token = keys.and_then(|keys| keys.seal(&token_of(id), id, [1; NONCE_BYTES]).ok());
         let new = NewExecutionRow {
-            id: ExecutionId::new(now, self.dice.number().to_be_bytes()),
+            id,
             context,
             visible: Visible::All,
             requested_by: "alice",
@@ -105,6 +110,7 @@ impl Simulation {
             engine: self.dice.pick(&engine).copied().flatten(),
             namespace: "default",
             environment: "{}",
+            sealed_token: token.as_ref(),
             idempotency: None,
         };
         store.rules().known.insert(new.id, Known { hopeless, taken_away: None });
@@ -126,7 +132,7 @@ impl Simulation {
         let text = "0123456789abcdef".repeat(64);
         match self.dice.below(16) {
             0 => steps(&["out:hello", "err:oops", "out:wörld", "exit:3"]),
-            1 => steps(&["exit:0"]),
+            1 => steps(&[&format!("out:{SHOWS_TOKEN}"), "env:RENGA_ACCESS_TOKEN", "exit:0"]),
             2 => steps(&["lines:40", "exit:1"]),
             3 => steps(&["sleep:2", "out:late", "sleep:30", "raw:00ff00c3", "sleep:1", "raw:b6"]),
             4 | 5 => steps(&["out:started", "wait"]),

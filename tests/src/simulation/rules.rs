@@ -17,13 +17,13 @@ use super::trace;
 const TRIGGERS: &str = "
     CREATE TEMP TABLE changes (
         id, wanted, phase, engine, engine_id, started_at, exit_code, revision, message, reason,
-        old_wanted, old_phase, old_engine, old_engine_id, old_started_at, old_exit_code, old_revision);
+        old_wanted, old_phase, old_engine, old_engine_id, old_started_at, old_exit_code, old_revision, sealed);
     CREATE TEMP TRIGGER changes_seen AFTER UPDATE ON main.executions WHEN OLD.revision <> NEW.revision
         OR (OLD.wanted, OLD.phase) <> (NEW.wanted, NEW.phase) BEGIN
         INSERT INTO changes VALUES (
             NEW.id, NEW.wanted, NEW.phase, NEW.engine, NEW.engine_id, NEW.started_at, NEW.exit_code, NEW.revision,
             NEW.message, NEW.reason, OLD.wanted, OLD.phase, OLD.engine, OLD.engine_id, OLD.started_at, OLD.exit_code,
-            OLD.revision);
+            OLD.revision, NEW.sealed_token IS NOT NULL);
     END;
     CREATE TEMP TABLE gaps (id, sequence);
     CREATE TEMP TRIGGER gaps_seen AFTER INSERT ON main.log_chunks WHEN NEW.start <> COALESCE(
@@ -35,6 +35,14 @@ const TRIGGERS: &str = "
 
 /// The most that may be kept beyond the limit: chunks are cut whole.
 const SLACK: i64 = 3 * 64 * 1024;
+
+/// What one writes first that then writes the token that it was given.
+pub(super) const SHOWS_TOKEN: &str = "my token:";
+
+/// The token of whoever asks for an execution: each its own, so that a wrong one is seen.
+pub(super) fn token_of(id: ExecutionId) -> String {
+    format!("token-for-{id}")
+}
 
 /// What an execution is known to do, and what was done to it by hand.
 #[derive(Clone, Debug, Default)]
@@ -67,6 +75,8 @@ struct Change {
     revision: (i64, i64),
     message: String,
     reason: String,
+    /// Whether it still has a sealed token.
+    sealed: bool,
 }
 
 impl Change {
@@ -83,6 +93,7 @@ impl Change {
             revision: (row.get(16)?, row.get(7)?),
             message: row.get::<_, Option<String>>(8)?.unwrap_or_default(),
             reason: row.get::<_, Option<String>>(9)?.unwrap_or_default(),
+            sealed: row.get(17)?,
         })
     }
 }
@@ -138,7 +149,8 @@ impl Rules {
     }
 
     fn judge(&self, change: &Change, connection: &Connection) -> Result<(), String> {
-        let Change { id, wanted, phase, engine, engine_id, started, exit_code, revision, message, reason } = change;
+        let Change { id, wanted, phase, engine, engine_id, started, exit_code, revision, message, reason, sealed } =
+            change;
         trace::say(format!(
             "row {id} wanted {} phase {} -> {} revision {} {reason}: {message}",
             wanted.1, phase.0, phase.1, revision.1
@@ -151,6 +163,10 @@ impl Rules {
         kept("object", engine_id.0.is_none() || engine_id.0 == engine_id.1)?;
         kept("start", started.0.is_none() || started.0 == started.1)?;
         kept("exit code", exit_code.0.is_none() || exit_code.0 == exit_code.1)?;
+        let waits = wanted.1 == Wanted::Running && matches!(phase.1, Phase::Pending | Phase::Scheduled);
+        rule(*sealed == waits, || {
+            if *sealed { "its token is kept for nothing" } else { "its token is forgotten before its launch" }.into()
+        })?;
         rule(self.starts(*id) <= 1, || format!("it was started {} times", self.starts(*id)))?;
         if phase.0 == phase.1 {
             return Ok(());
@@ -182,6 +198,11 @@ impl Rules {
                 let Some((ObjectState::Exited(exit), written)) = seen else {
                     return rule(known.taken_away.is_some(), || format!("it exited and is {seen:?}"));
                 };
+                if let [first, second, ..] = &*written
+                    && first.bytes == format!("{SHOWS_TOKEN}\n")
+                {
+                    rule(second.bytes == format!("{}\n", token_of(*id)), || format!("it has the token {second:?}"))?;
+                }
                 rule(*exit_code == (None, Some(exit.code)), || {
                     format!("its exit code is {}, not {exit_code:?}", exit.code)
                 })?;
