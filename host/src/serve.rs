@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::uri::{Authority, Scheme};
-use http::{HeaderName, HeaderValue, Request, Response, Uri, header};
+use http::{HeaderName, HeaderValue, Request, Response, Uri, Version, header, request};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
@@ -177,7 +177,7 @@ impl Host {
         };
         let path_info = HeaderValue::try_from(trailing).ok();
         let (mut head, body) = request.into_parts();
-        let Some(authority) = authority(&head.uri, head.headers.get(header::HOST)) else {
+        let Some(authority) = authority(&head) else {
             return Problem::BadHost.response();
         };
         spin_headers(&mut head.headers, route, path_info, &authority, &head.uri, client);
@@ -240,10 +240,27 @@ fn set_options(stream: &TcpStream, silence: Duration) -> std::io::Result<()> {
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(pause).with_interval(pause))
 }
 
-fn authority(uri: &Uri, host: Option<&HeaderValue>) -> Option<Authority> {
-    match uri.authority() {
-        Some(authority) => Some(authority.clone()),
-        None => Authority::try_from(host?.as_bytes()).ok().filter(|authority| !authority.as_str().contains('@')),
+/// Who is asked (RFC 9112, section 3.2): exactly one `Host` says so, unless the target itself does. With two, whoever is
+/// in front of us may have looked at the other.
+fn authority(head: &request::Parts) -> Option<Authority> {
+    let mut hosts = head.headers.get_all(header::HOST).iter();
+    let host = match (hosts.next(), hosts.next()) {
+        (Some(host), None) => Authority::try_from(host.as_bytes()).ok()?,
+        // A client that speaks HTTP/1.0, as many a load balancer's probe does, need not say it.
+        (None, _) if head.version == Version::HTTP_10 => Authority::from_static("localhost"),
+        _ => return None,
+    };
+    let target = head.uri.authority();
+    let good = names_a_host(&host) && target.is_none_or(names_a_host);
+    good.then(|| target.cloned().unwrap_or(host))
+}
+
+/// Whether there is nobody's name in it, and its port, if it has one, is a port.
+fn names_a_host(authority: &Authority) -> bool {
+    match authority.as_str().strip_prefix(authority.host()) {
+        Some("" | ":") => true,
+        Some(_) => authority.port_u16().is_some(),
+        None => false,
     }
 }
 
