@@ -5,7 +5,7 @@ use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use jwt_simple::prelude::{
     HS256Key, HS384Key, HS512Key, JWTClaims, MACLike as _, PS256KeyPair, PS384KeyPair, PS512KeyPair, RS256KeyPair,
-    RS384KeyPair, RS512KeyPair, RSAKeyPairLike as _,
+    RS256PublicKey, RS384KeyPair, RS512KeyPair, RSAKeyPairLike as _, RSAPublicKeyComponents,
 };
 use renga_tests::deployment::Deployment;
 use renga_tests::issuer::Issuer;
@@ -126,40 +126,51 @@ async fn a_header_that_names_a_key_changes_nothing() -> Result<()> {
     table.end()
 }
 
+/// A public key in every form in which somebody may know it.
+fn forms(issuer: &Issuer, jwk: &Value) -> Result<Vec<(&'static str, Vec<u8>)>> {
+    let (pem, base64) = (issuer.public_key_pem(), issuer.public_key_base64());
+    let mut forms = vec![("DER", BASE64_STANDARD.decode(&base64)?)];
+    for (name, text) in
+        [("PEM", pem.clone()), ("PEM, CRLF", pem.replace('\n', "\r\n")), ("base64", base64), ("JWK", jwk.to_string())]
+    {
+        let trimmed = text.trim_end();
+        forms.push((name, trimmed.as_bytes().to_vec()));
+        forms.push((name, format!("{trimmed}\n").into_bytes()));
+    }
+    Ok(forms)
+}
+
 #[tokio::test]
 async fn a_public_key_is_no_secret_to_sign_with() -> Result<()> {
-    let deployment = Deployment::without_reconciler(&[]).await?;
-    let pem = deployment.issuer.public_key_pem();
-    let base64 = deployment.issuer.public_key_base64();
-    let der = BASE64_STANDARD.decode(&base64)?;
-    // The last 64 bytes of the DER are the point.
+    let (p256, rsa) = (Issuer::new(), Issuer::rsa());
+    let der = BASE64_STANDARD.decode(p256.public_key_base64())?;
+    // The point is what the DER ends with.
     let (x, y) = der[der.len() - 64..].split_at(32);
-    let jwk = json!({"kty": "EC", "crv": "P-256", "x": part(x), "y": part(y)}).to_string();
-    let (trimmed, windows) = (pem.trim_end().to_owned(), pem.replace('\n', "\r\n"));
-    let mut secrets = vec![("DER", der.clone()), ("the point", der[der.len() - 65..].to_vec())];
-    for (name, text) in
-        [("PEM", &pem), ("PEM, trimmed", &trimmed), ("PEM, CRLF", &windows), ("base64", &base64), ("JWK", &jwk)]
-    {
-        secrets.push((name, text.clone().into_bytes()));
-        secrets.push((name, format!("{}\n", text.trim_end()).into_bytes()));
-    }
+    let p256_jwk = json!({"kty": "EC", "crv": "P-256", "x": part(x), "y": part(y)});
+    let RSAPublicKeyComponents { n, e } = RS256PublicKey::from_pem(&rsa.public_key_pem())?.to_components();
+    let rsa_jwk = json!({"kty": "RSA", "n": part(n), "e": part(e)});
     let mut table = Table::default();
-    for (name, secret) in secrets {
-        let by = [
-            HS256Key::from_bytes(&secret).authenticate(claims())?,
-            HS384Key::from_bytes(&secret).authenticate(claims())?,
-            HS512Key::from_bytes(&secret).authenticate(claims())?,
-        ];
-        for (token, bits) in by.iter().zip([256, 384, 512]) {
-            table.case(format!("HS{bits} by {name}"), check(&deployment, token, Some(ALGORITHM)).await);
-            // And under the name of the algorithm that the key has.
-            let (_, rest) = token.split_once('.').context("three parts")?;
-            let renamed = format!("{}.{rest}", part(r#"{"alg":"ES256"}"#));
-            table.case(format!("HS{bits} by {name}, as ES256"), check(&deployment, &renamed, Some(SIGNATURE)).await);
+    for (algorithm, issuer, jwk) in [("ES256", p256, p256_jwk), ("RS256", rsa, rsa_jwk)] {
+        let key = issuer.public_key_pem();
+        let deployment = Deployment::without_reconciler(&[("DEPLOYER_JWT_KEY", &key)]).await?;
+        for (name, secret) in forms(&issuer, &jwk)? {
+            let by = [
+                ("HS256", HS256Key::from_bytes(&secret).authenticate(claims())?),
+                ("HS384", HS384Key::from_bytes(&secret).authenticate(claims())?),
+                ("HS512", HS512Key::from_bytes(&secret).authenticate(claims())?),
+            ];
+            for (mac, token) in by {
+                table.case(format!("{mac} by {name}"), check(&deployment, &token, Some(ALGORITHM)).await);
+                // And under the name of an algorithm that the key has.
+                let (_, rest) = token.split_once('.').context("three parts")?;
+                let renamed = format!("{}.{rest}", part(json!({ "alg": algorithm }).to_string()));
+                let refused = check(&deployment, &renamed, Some(SIGNATURE)).await;
+                table.case(format!("{mac} by {name}, as {algorithm}"), refused);
+            }
         }
+        check(&deployment, &issuer.sign(claims()), None).await?;
+        deployment.leave().await?;
     }
-    is_well(&deployment).await?;
-    deployment.leave().await?;
     table.end()
 }
 
