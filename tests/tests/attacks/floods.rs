@@ -2,9 +2,11 @@
 
 use anyhow::{Context as _, Result, ensure};
 use renga_tests::deployment::Deployment;
+use serde_json::json;
+use tokio::time::timeout;
 
 use crate::wire::Wire;
-use crate::{CONTEXTS, Table, is_well};
+use crate::{CONTEXTS, SOON, Table, is_well};
 
 /// Sends all of `bytes` that is taken. Checks that there is one answer with a status of these, and then the end.
 async fn ends(deployment: &Deployment, bytes: Vec<u8>, possible: &[u16]) -> Result<()> {
@@ -97,7 +99,7 @@ async fn a_body_that_ends_before_its_end_makes_nothing() -> Result<()> {
         table.case(format!("{framing}, {body}"), result.await);
     }
     let listed = deployment.client.get(CONTEXTS).await?;
-    ensure!(listed == serde_json::json!({"contexts": []}), "half a body made {listed}");
+    ensure!(listed == json!({"contexts": []}), "half a body made {listed}");
     deployment.leave().await?;
     table.end()
 }
@@ -105,33 +107,42 @@ async fn a_body_that_ends_before_its_end_makes_nothing() -> Result<()> {
 #[tokio::test]
 async fn those_who_are_slow_hold_up_nobody() -> Result<()> {
     let deployment = Deployment::without_reconciler(&[]).await?;
-    let token = deployment.issuer.token("alice");
-    let mut waiting = Vec::new();
-    // Nothing, half a head, and a body that goes on a byte at a time.
-    for _ in 0..200 {
-        waiting.push(Wire::connect(&deployment).await?);
-        let mut half = Wire::connect(&deployment).await?;
-        half.send(b"POST /v1/contexts HTTP/1.1\r\nHost: local").await?;
-        waiting.push(half);
+    let head = format!("POST {CONTEXTS} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer ");
+    let head = format!("{head}{}\r\n", deployment.issuer.token("alice"));
+    let body = r#"{"image": "busybox"}"#;
+    let small = format!("{head}Content-Length: {}\r\n\r\n", body.len());
+    let mut slow = Vec::new();
+    // Of each kind more than all instances together take requests, with what each goes on with.
+    for _ in 0..130 {
+        for (start, next) in [
+            (String::new(), "x"),
+            ("POST /v1/contexts HTTP/1.1\r\nHost: local".into(), "x"),
+            (format!("{head}Transfer-Encoding: chunked\r\n\r\n"), "1\r\n \r\n"),
+            (format!("{head}Content-Length: 1000000\r\n\r\n"), " "),
+        ] {
+            let mut wire = Wire::connect(&deployment).await?;
+            wire.send(start.as_bytes()).await?;
+            slow.push((wire, next));
+        }
     }
-    let (body, mut slow) = (br#"{"image": "busybox"}"#, Vec::new());
-    for _ in 0..60 {
+    let mut good = Vec::new();
+    for _ in 0..130 {
         let mut wire = Wire::connect(&deployment).await?;
-        let head = format!("POST {CONTEXTS} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n");
-        wire.send(format!("{head}Content-Length: {}\r\n\r\n", body.len()).as_bytes()).await?;
-        slow.push(wire);
+        wire.send(small.as_bytes()).await?;
+        good.push(wire);
     }
-    for byte in body.chunks(1) {
-        for wire in &mut slow {
+    for byte in body.as_bytes().chunks(1) {
+        for (wire, next) in &mut slow {
+            wire.send(next.as_bytes()).await?;
+        }
+        for wire in &mut good {
             wire.send(byte).await?;
         }
-        for wire in &mut waiting {
-            // Its head goes on as well.
-            wire.send(b"x").await?;
-        }
         is_well(&deployment).await?;
+        let made = timeout(SOON, deployment.client.context(json!({"image": "busybox"}))).await;
+        made.context("nothing can be made any more")??;
     }
-    for mut wire in slow {
+    for mut wire in good {
         let reply = wire.reply().await?.context("no answer to a slow request")?;
         ensure!(reply.status == 201, "{reply:?}");
     }
