@@ -118,8 +118,9 @@ pub(crate) async fn check() -> Result<()> {
 }
 
 /// How often each of two is measured, in turn: the machine has good and bad moments, and both shall have their share.
-const ROUNDS: u32 = 3;
-const SECONDS: u32 = 3;
+pub(crate) const ROUNDS: u32 = 3;
+/// How long, each time.
+pub(crate) const SECONDS: u32 = 3;
 
 /// The medians of `figure` and `yardstick`, measured in turn.
 pub(crate) async fn side_by_side(figure: &Load, yardstick: &Load) -> Result<(Measured, Measured)> {
@@ -134,7 +135,8 @@ pub(crate) async fn side_by_side(figure: &Load, yardstick: &Load) -> Result<(Mea
     Ok((middle(&figures), middle(&yardsticks)))
 }
 
-fn middle(rounds: &[Measured]) -> Measured {
+/// The medians of several rounds.
+pub(crate) fn middle(rounds: &[Measured]) -> Measured {
     let of = |field: fn(&Measured) -> f64| median(rounds.iter().map(field).collect());
     Measured { per_second: of(|m| m.per_second), p50_ms: of(|m| m.p50_ms), p99_ms: of(|m| m.p99_ms) }
 }

@@ -46,19 +46,23 @@ pub(crate) struct Surroundings {
 impl Surroundings {
     /// With a new SQLite file and the fake engine.
     pub(crate) fn sqlite() -> Result<Self> {
+        Self::sqlite_of(&Issuer::new())
+    }
+
+    /// The same with tokens of this issuer.
+    pub(crate) fn sqlite_of(issuer: &Issuer) -> Result<Self> {
         let folder = tempfile::tempdir().context("make a folder for the database")?;
         let database = format!("sqlite:///{}", folder.path().join("deployer.db").display());
-        Ok(Self::new(folder, database))
+        Ok(Self::new(folder, database, issuer))
     }
 
     /// With a new PostgreSQL database and the fake engine.
     pub(crate) async fn postgres() -> Result<Self> {
         let database = renga_tests::servers::postgres().await?.create_database().await?;
-        Ok(Self::new(tempfile::tempdir()?, database))
+        Ok(Self::new(tempfile::tempdir()?, database, &Issuer::new()))
     }
 
-    fn new(folder: TempDir, database: String) -> Self {
-        let issuer = Issuer::new();
+    fn new(folder: TempDir, database: String, issuer: &Issuer) -> Self {
         let variables = [
             ("SQLALCHEMY_DATABASE_URI", database.as_str()),
             ("DEPLOYER_JWT_KEY", &issuer.public_key_pem()),

@@ -1,5 +1,6 @@
 //! Logging in, staying logged in, and out, with the real program against a small issuer on a real socket.
 
+#[allow(dead_code, reason = "the tests of the other commands use the rest")]
 mod service;
 
 use std::os::unix::fs::PermissionsExt as _;

@@ -16,6 +16,8 @@ pub(crate) enum Problem {
     Busy,
     /// No route matches.
     NotFound,
+    /// The request's body ended before its end, or did not arrive in time.
+    BodyEnded,
     /// The request's `Host` is missing or is not a host.
     BadHost,
 }
@@ -27,7 +29,7 @@ impl Problem {
             Self::TimedOut => StatusCode::GATEWAY_TIMEOUT,
             Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
             Self::NotFound => StatusCode::NOT_FOUND,
-            Self::BadHost => StatusCode::BAD_REQUEST,
+            Self::BadHost | Self::BodyEnded => StatusCode::BAD_REQUEST,
         }
     }
 
@@ -37,6 +39,7 @@ impl Problem {
             Self::TimedOut => "The service did not answer in time.",
             Self::Busy => "The service is busy; try again in a moment.",
             Self::NotFound => "There is nothing at this path.",
+            Self::BodyEnded => "The body ended before its end, or took too long.",
             Self::BadHost => "The Host header is missing or not valid.",
         }
     }

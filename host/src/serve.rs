@@ -1,8 +1,8 @@
 //! HTTP/1.1 in front of the components: connections, routes, and the stop.
 //!
 //! Obligations: a chunk is on the wire as soon as the component wrote it; nobody can hold a connection with half a
-//! head, a body that stands still or an answer that it does not read; a client that leaves takes its answer's stream
-//! with it; on a stop, what is in flight gets its time.
+//! head, a body that stands still or an answer that it does not read; those who send slowly do not hold the instances
+//! that others need; a client that leaves takes its answer's stream with it; on a stop, what is in flight gets its time.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -15,9 +15,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::uri::{Authority, Scheme};
-use http::{HeaderName, HeaderValue, Request, Response, Uri, header};
+use http::{HeaderName, HeaderValue, Request, Response, Uri, Version, header, request};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -27,7 +27,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep, timeout};
 use wasmtime_wasi_http::{Error, WasiBody};
 
 use crate::allowed_hosts::AllowedHosts;
@@ -49,6 +49,7 @@ pub struct Host {
     manifest: Manifest,
     pools: BTreeMap<String, Pool>,
     requests: Semaphore,
+    uploads: Semaphore,
     limits: Limits,
     stopped: Arc<AtomicBool>,
 }
@@ -89,7 +90,8 @@ impl Host {
             let template = Template::new(id, component, variables, hosts, &shared, &limits)?;
             pools.insert(id.clone(), Pool::new(template, &limits));
         }
-        Ok(Self { manifest, pools, requests: Semaphore::new(limits.requests), limits, stopped })
+        let (requests, uploads) = (Semaphore::new(limits.requests), Semaphore::new(uploads(&limits)));
+        Ok(Self { manifest, pools, requests, uploads, limits, stopped })
     }
 
     /// Serves until `shutdown` resolves, then stops gracefully: no new connections, and what is in flight gets
@@ -177,7 +179,7 @@ impl Host {
         };
         let path_info = HeaderValue::try_from(trailing).ok();
         let (mut head, body) = request.into_parts();
-        let Some(authority) = authority(&head.uri, head.headers.get(header::HOST)) else {
+        let Some(authority) = authority(&head) else {
             return Problem::BadHost.response();
         };
         spin_headers(&mut head.headers, route, path_info, &authority, &head.uri, client);
@@ -188,21 +190,30 @@ impl Host {
             return Problem::BadHost.response();
         };
         head.uri = uri;
-        let body = if body.is_end_stream() {
-            Empty::new().map_err(|never| match never {}).boxed_unsync()
+        let small = body.size_hint().exact().is_some_and(|length| length <= self.limits.body_ahead);
+        // The semaphores are never closed.
+        let (body, _upload) = if body.is_end_stream() {
+            (Empty::new().map_err(|never| match never {}).boxed_unsync(), None)
+        } else if small {
+            let Ok(Ok(body)) = timeout(self.limits.body_read, body.collect()).await else {
+                return Problem::BodyEnded.response();
+            };
+            (Full::new(body.to_bytes()).map_err(|never| match never {}).boxed_unsync(), None)
         } else {
-            Patient {
-                body,
-                limit: self.limits.body_read,
-                sleep: Box::pin(sleep(self.limits.body_read)),
-                waiting: false,
-            }
-            .boxed_unsync()
+            let limit = self.limits.body_read;
+            let body = Patient { body, limit, sleep: Box::pin(sleep(limit)), waiting: false };
+            (body.boxed_unsync(), Some(self.uploads.acquire().await))
         };
-        // The semaphore is never closed.
         let _slot = self.requests.acquire().await;
         pool.answer(Request::from_parts(head, body)).await
     }
+}
+
+/// How many bodies may be on their way into instances: a quarter of all that instances take, so that whoever sends as many
+/// as he can, and slowly, keeps nobody out but others who send as much.
+fn uploads(limits: &Limits) -> usize {
+    let instances = usize::try_from(limits.instances).unwrap_or(usize::MAX);
+    (instances.saturating_mul(limits.requests_per_instance) / 4).clamp(1, limits.requests.max(1))
 }
 
 fn check_databases(manifest: &Manifest, databases: &Databases) -> Result<(), HostError> {
@@ -240,10 +251,27 @@ fn set_options(stream: &TcpStream, silence: Duration) -> std::io::Result<()> {
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(pause).with_interval(pause))
 }
 
-fn authority(uri: &Uri, host: Option<&HeaderValue>) -> Option<Authority> {
-    match uri.authority() {
-        Some(authority) => Some(authority.clone()),
-        None => Authority::try_from(host?.as_bytes()).ok().filter(|authority| !authority.as_str().contains('@')),
+/// Who is asked (RFC 9112, section 3.2): exactly one `Host` says so, unless the target itself does. With two, whoever is
+/// in front of us may have looked at the other.
+fn authority(head: &request::Parts) -> Option<Authority> {
+    let mut hosts = head.headers.get_all(header::HOST).iter();
+    let host = match (hosts.next(), hosts.next()) {
+        (Some(host), None) => Authority::try_from(host.as_bytes()).ok()?,
+        // A client that speaks HTTP/1.0, as many a load balancer's probe does, need not say it.
+        (None, _) if head.version == Version::HTTP_10 => Authority::from_static("localhost"),
+        _ => return None,
+    };
+    let target = head.uri.authority();
+    let good = names_a_host(&host) && target.is_none_or(names_a_host);
+    good.then(|| target.cloned().unwrap_or(host))
+}
+
+/// Whether there is nobody's name in it, and its port, if it has one, is a port.
+fn names_a_host(authority: &Authority) -> bool {
+    match authority.as_str().strip_prefix(authority.host()) {
+        Some("" | ":") => true,
+        Some(_) => authority.port_u16().is_some(),
+        None => false,
     }
 }
 

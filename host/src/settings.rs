@@ -42,8 +42,11 @@ pub struct Limits {
     /// How long the head of a request may take to arrive, from the end of the one before it (95 s): longer than clients keep
     /// an idle connection (reqwest 90 s, nginx 60 s), so that none sends a request on one that is just being closed.
     pub header_read: Duration,
-    /// How long the body of a request may stand still (30 s).
+    /// How long the body of a request may stand still (30 s); of a small one, how long it may take in all.
     pub body_read: Duration,
+    /// Bytes of a body, if it says its length, that make it a small one, which is read before an instance is troubled with
+    /// it (16 KiB).
+    pub body_ahead: u64,
     /// How long a client may leave what was sent to it unread, or be gone without a word (60 s).
     pub client_silence: Duration,
     /// Bytes that a request's head may have (64 KiB); twice as many are a 431 for certain.
@@ -66,6 +69,7 @@ impl Default for Limits {
             connections: 4096,
             header_read: Duration::from_secs(95),
             body_read: Duration::from_secs(30),
+            body_ahead: 16 << 10,
             client_silence: Duration::from_secs(60),
             header_bytes: 64 << 10,
             graceful_stop: Duration::from_secs(10),

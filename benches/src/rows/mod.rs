@@ -2,6 +2,7 @@
 
 mod dispatch;
 mod footprint;
+mod rate;
 mod reads;
 mod writes;
 
@@ -20,13 +21,14 @@ type Measuring = Pin<Box<dyn Future<Output = Result<Vec<Row>>>>>;
 type Group = (&'static str, fn() -> Measuring);
 
 /// The groups in the order in which they are measured: what must be idle comes before what leaves much to do.
-const GROUPS: [Group; 13] = [
+const GROUPS: [Group; 14] = [
     ("start", || Box::pin(footprint::start())),
     ("memory", || Box::pin(footprint::memory())),
     ("instance", || Box::pin(footprint::instance())),
     ("constant", || Box::pin(reads::constant())),
     ("read", || Box::pin(reads::read())),
     ("list", || Box::pin(reads::list())),
+    ("rate", || Box::pin(rate::bad_tokens())),
     ("create-sqlite", || Box::pin(writes::create_on_sqlite())),
     ("create-postgres", || Box::pin(writes::create_on_postgres())),
     ("pick-up", || Box::pin(dispatch::pick_up())),

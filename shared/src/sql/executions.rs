@@ -238,9 +238,20 @@ pub async fn list(
         }
     };
     if let Some(context) = filter.context {
-        statement.condition("context_id = {uuid #}", context);
+        match filter.visible {
+            Visible::To(subject) => {
+                statement.condition("context_id = (SELECT id FROM contexts WHERE id = {uuid #}", context);
+                statement.part(" AND owner = {text #})", subject);
+            }
+            Visible::All => statement.condition("context_id = {uuid #}", context),
+        }
     }
-    if let Visible::To(subject) = filter.visible {
+    // An execution belongs to its context's owner. Said of the execution too, SQLite would look for those of one context
+    // among all of the owner's, however many there are.
+    let told = filter.context.is_some() && filter.label.is_none() && filter.state.is_none();
+    if let Visible::To(subject) = filter.visible
+        && !told
+    {
         statement.condition(&format!("{owner} = {{text #}}"), subject);
     }
     if let Some(state) = filter.state {
