@@ -133,6 +133,13 @@ async fn token(State(issuer): State<Issuer>, Form(asked): Form<Fields>) -> Respo
     })
 }
 
+/// What a browser shows of an address.
+async fn page(address: &str) -> String {
+    // One provider for the whole process; whoever was first is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::get(address).await.unwrap().text().await.unwrap()
+}
+
 fn program(state: &Path, line: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_renga-deployer"));
     command
@@ -177,8 +184,8 @@ async fn log_in(issuer: &Issuer, service: &Service, state: &Path) -> (String, (i
         .unwrap()
         .1
         .into_owned();
-    reqwest::get(format!("{back}?code=stolen&state=guessed")).await.unwrap();
-    let page = reqwest::get(&address).await.unwrap().text().await.unwrap();
+    page(&format!("{back}?code=stolen&state=guessed")).await;
+    let page = page(&address).await;
     let mut rest = String::new();
     while let Some(line) = lines.next_line().await.unwrap() {
         rest.push_str(&line);

@@ -26,12 +26,7 @@ fn perform(folder: &Path, line: &[&str], variables: &[(&str, &str)], input: &str
 /// The public half of the development key, as a service would be given it.
 fn public_key(folder: &Path) -> String {
     let pem = std::fs::read_to_string(folder.join("dev-key.pem")).unwrap();
-    jwt_simple::prelude::Ed25519KeyPair::from_pem(&pem)
-        .map(|key| {
-            use jwt_simple::prelude::EdDSAKeyPairLike as _;
-            key.public_key().to_pem()
-        })
-        .unwrap()
+    jwt_simple::prelude::Ed25519KeyPair::from_pem(&pem).map(|key| key.public_key().to_pem()).unwrap()
 }
 
 #[test]
