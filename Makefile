@@ -74,6 +74,14 @@ bench: setup servers ## benchmarks beside their yardsticks, from a release build
 	cargo build --release
 	target/release/renga-benches
 
+.PHONY: fuzz
+fuzz: setup ## fuzz each target for FUZZ_SECONDS (60); see fuzz/README.md
+	@scripts/fuzz.sh
+
+.PHONY: fuzz-corpus
+fuzz-corpus: setup ## add what fuzzing found to the corpora that `make test` replays
+	@scripts/fuzz.sh keep
+
 .PHONY: clean
 clean: ## remove what was built; the tools and caches of .cache/ stay
 	cargo clean

@@ -122,6 +122,16 @@ mod tests {
         assert!(long(LONGEST_HANDED - 4).unwrap_err().contains("131066 at most"));
     }
 
+    /// The library reads some numbers as a neighbour unless it is told to be exact.
+    #[test]
+    fn a_number_with_a_fraction_is_the_same_after_it_was_stored() {
+        for part in 1..10_000_u32 {
+            let sent = json!(f64::from(part) / 7_919.0).to_string();
+            let read: Value = serde_json::from_str(&sent).unwrap();
+            assert_eq!(value("A", &read).as_ref(), Ok(&sent));
+        }
+    }
+
     #[test]
     fn a_variable_is_a_name_and_perhaps_a_value() {
         let read = |value: Value| {

@@ -104,7 +104,7 @@ fn check_registry(registry: &str) -> Result<(), String> {
     if host_fits && port_fits {
         Ok(())
     } else {
-        Err(format!("names the registry {registry:?}, which is not a host with an optional port"))
+        Err(format!("names the registry {:?}, which is not a host with an optional port", beginning(registry)))
     }
 }
 
@@ -129,7 +129,8 @@ fn check_path_part(part: &str) -> Result<(), String> {
         Ok(())
     } else {
         Err(format!(
-            "has the part {part:?}: lower case letters and digits, joined by single dots, one or two underscores, or hyphens"
+            "has the part {:?}: lower case letters and digits, joined by single dots, one or two underscores, or hyphens",
+            beginning(part)
         ))
     }
 }
@@ -235,7 +236,15 @@ mod tests {
     }
     #[test]
     fn a_long_text_is_refused_without_repeating_it() {
-        for long in ["a".repeat(1 << 20), format!("a:{}", "b".repeat(1 << 20)), "/".repeat(1 << 20)] {
+        // As they are shown, each of these characters is six.
+        let strange = |count| "\u{17}".repeat(count);
+        for long in [
+            "a".repeat(1 << 20),
+            format!("a:{}", "b".repeat(1 << 20)),
+            "/".repeat(1 << 20),
+            strange(255),
+            format!("A{}/a", strange(250)),
+        ] {
             assert!(ImageRef::parse(&long).unwrap_err().len() < 1_000);
         }
     }

@@ -48,8 +48,12 @@ impl DatabaseUri {
                 let named = rest.split_once('/').is_some_and(|(_, database)| !database.is_empty());
                 if named { Ok(Self::Postgres(format!("postgresql://{rest}"))) } else { Err(BadDatabaseUri::NoHost) }
             }
-            // The rest of a URI may hold a password, and so may what stands before a wrong separator.
-            other => Err(BadDatabaseUri::Scheme(other.chars().take(20).collect())),
+            // The rest of a URI may hold a password, and so may what stands before a wrong separator: of that only the
+            // first word is said.
+            other => {
+                let word = other.chars().take_while(char::is_ascii_alphanumeric).take(20).collect();
+                Err(BadDatabaseUri::Scheme(word))
+            }
         }
     }
 }
@@ -60,8 +64,12 @@ impl fmt::Debug for DatabaseUri {
         match self {
             Self::Sqlite(path) => write!(f, "sqlite:///{path}"),
             Self::Postgres(uri) => {
-                let place = uri.rsplit_once('@').map_or(&uri["postgresql://".len()..], |(_, place)| place);
-                write!(f, "postgresql://{}", place.split('?').next().unwrap_or_default())
+                let rest = &uri["postgresql://".len()..];
+                let (user, place) = rest.rsplit_once('@').unwrap_or(("", rest));
+                // Of `?` before `@` either may belong to a password and either may begin or be in the parameters, which
+                // hold a password as well: nothing is shown.
+                let place = if user.contains('?') { "…" } else { place.split('?').next().unwrap_or_default() };
+                write!(f, "postgresql://{place}")
             }
         }
     }
@@ -92,7 +100,17 @@ mod tests {
 
     #[test]
     fn a_password_is_never_shown() {
-        let uri = DatabaseUri::parse("postgresql://user:se@cret@host/db").unwrap();
-        assert_eq!(format!("{uri:?}"), "postgresql://host/db");
+        for (uri, shown) in [
+            ("postgresql://user:se@cret@host/db", "postgresql://host/db"),
+            ("postgresql://user:se?cret@host/db", "postgresql://…"),
+            ("postgresql://host/db?password=secret", "postgresql://host/db"),
+            ("postgresql://host/db?user=u@realm&password=secret", "postgresql://…"),
+        ] {
+            assert_eq!(format!("{:?}", DatabaseUri::parse(uri).unwrap()), shown);
+        }
+        for uri in ["user:secret@host/db://", "u:secret://host/db", ":secret@host://"] {
+            let said = DatabaseUri::parse(uri).unwrap_err().to_string();
+            assert!(!said.contains("secret"), "{said}");
+        }
     }
 }

@@ -157,6 +157,24 @@ fn is_gone(failure: &Failure) -> bool {
     matches!(failure, Failure::Answered { status: 404 | 409, .. })
 }
 
+/// The entries of a container's whole logs, as Docker gives them with times. `loses_line_ends`: the engine is one before
+/// 23.
+///
+/// # Errors
+/// When something among them is no log.
+pub fn entries(
+    outputs: impl IntoIterator<Item = LogOutput>,
+    loses_line_ends: bool,
+) -> Result<Vec<LogEntry>, EngineError> {
+    let mut lines = Lines { loses_line_ends, ..Lines::default() };
+    let mut entries = VecDeque::new();
+    for output in outputs {
+        lines.take(output, &mut entries)?;
+    }
+    lines.end(&mut entries);
+    Ok(entries.into())
+}
+
 /// Makes entries of what Docker gives.
 #[derive(Debug, Default)]
 struct Lines {
@@ -241,17 +259,14 @@ mod tests {
     use super::*;
 
     fn entries(loses_line_ends: bool, outputs: &[(LogStream, u8, &str)]) -> Vec<(i64, LogStream, String)> {
-        let mut lines = Lines { loses_line_ends, ..Lines::default() };
-        let mut entries = VecDeque::new();
-        for (stream, second, text) in outputs {
+        let outputs = outputs.iter().map(|(stream, second, text)| {
             let message = Bytes::from(format!("1970-01-01T00:00:0{second}.000000001Z {text}"));
-            let output = match stream {
+            match stream {
                 LogStream::Stdout => LogOutput::StdOut { message },
                 LogStream::Stderr => LogOutput::StdErr { message },
-            };
-            lines.take(output, &mut entries).unwrap();
-        }
-        lines.end(&mut entries);
+            }
+        });
+        let entries = super::entries(outputs, loses_line_ends).unwrap();
         let text = |bytes: &Bytes| String::from_utf8(bytes.to_vec()).unwrap();
         entries.iter().map(|entry| (entry.nanos / 1_000_000_000, entry.stream, text(&entry.bytes))).collect()
     }

@@ -33,7 +33,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bollard::models::{ContainerInspectResponse, ContainerSummary, ContainerSummaryStateEnum};
+use bollard::models::{ContainerCreateBody, ContainerInspectResponse, ContainerSummary, ContainerSummaryStateEnum};
 use bollard::query_parameters::{
     CreateContainerOptions, InspectContainerOptions, ListContainersOptions, RemoveContainerOptions,
     StartContainerOptions, StopContainerOptions, UploadToContainerOptions, WaitContainerOptions,
@@ -41,6 +41,7 @@ use bollard::query_parameters::{
 use futures::stream::{BoxStream, StreamExt as _};
 use renga_shared::domain::{ExecutionId, Timestamp, Why};
 
+pub use logs::entries;
 pub use url::DockerUrl;
 
 use self::client::{ACT_WITHIN, ANSWER_WITHIN, Client, Connection};
@@ -117,6 +118,21 @@ impl Docker {
     }
 }
 
+/// What Docker is asked to create for a launch, and the mount points of its empty folders on disk, which everybody in it
+/// may write to. `look` tells that the engine's host is this machine: then symbolic links on it are followed.
+///
+/// # Errors
+/// [`EngineError::Refused`]: what Docker cannot give, or its operator does not allow.
+pub fn create_request(
+    launch: &Launch,
+    settings: &EngineSettings,
+    look: bool,
+) -> Result<(ContainerCreateBody, Vec<String>), EngineError> {
+    let mounts = mounts::mounts(&launch.spec, settings, look)?;
+    let body = body::body(launch, settings, &mounts)?;
+    Ok((body, mounts.open_to_all))
+}
+
 /// A tar with one entry: the folder that it is unpacked in, with rights for everybody.
 fn open_folder() -> Vec<u8> {
     let mut header = tar::Header::new_ustar();
@@ -151,8 +167,7 @@ impl Engine for Docker {
     }
 
     async fn create(&self, launch: &Launch) -> Result<String, EngineError> {
-        let mounts = mounts::mounts(&launch.spec, &self.settings, self.client.url.is_local())?;
-        let body = body::body(launch, &self.settings, &mounts)?;
+        let (body, empty_folders) = create_request(launch, &self.settings, self.client.url.is_local())?;
         let connection = self.client.connection().await?;
         let options =
             CreateContainerOptions { name: Some(object_name(launch.id)), ..CreateContainerOptions::default() };
@@ -169,7 +184,7 @@ impl Engine for Docker {
             }
             Err(failure) => return Err(failure::of_create(failure, launch.spec.image.as_str())),
         };
-        self.open_to_all(&connection, &container, &mounts.open_to_all).await?;
+        self.open_to_all(&connection, &container, &empty_folders).await?;
         Ok(container)
     }
 
