@@ -3,12 +3,12 @@
 //!
 //! Nothing here is needed for correctness: an instance may end at any time, and any other answers alike.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use renga_database::SpinDatabase;
 use renga_shared::api::Problem;
-use renga_shared::auth::{Principal, Remembered, Verifier};
+use renga_shared::auth::{Principal, Remembered, Throttle, Verifier};
 use renga_shared::config::{API_VARIABLES, ApiConfig};
 use renga_shared::environment::Environment;
 use renga_shared::sql::Visible;
@@ -21,12 +21,18 @@ use crate::resource_manager::ResourceManager;
 /// How many verified tokens an instance remembers.
 const REMEMBERED: usize = 4_096;
 
+/// How many tokens may wait to be looked at while many are forged.
+const MOST_WAITING: usize = 4;
+
 /// What an instance keeps.
 pub(crate) struct Instance {
     pub(crate) config: ApiConfig,
     pub(crate) database: SpinDatabase,
     pub(crate) authority: Authority,
     remembered: RefCell<Remembered>,
+    throttle: Cell<Throttle>,
+    /// How many tokens wait to be looked at.
+    waiting: Cell<usize>,
 }
 
 /// Who decides about a token.
@@ -64,7 +70,14 @@ impl Instance {
             (None, _) => Authority::Issuer(Issuer::new(expected)),
         };
         let remembered = RefCell::new(Remembered::new(REMEMBERED));
-        let instance = Rc::new(Self { config, database, authority, remembered });
+        let instance = Rc::new(Self {
+            config,
+            database,
+            authority,
+            remembered,
+            throttle: Cell::default(),
+            waiting: Cell::default(),
+        });
         INSTANCE.set(Some(Rc::clone(&instance)));
         Ok(instance)
     }
@@ -72,6 +85,29 @@ impl Instance {
     /// Who shows this token, if it was verified before.
     pub(crate) fn remembered(&self, token: &str) -> Option<Principal> {
         self.remembered.borrow_mut().get(token, ambient::now()).cloned()
+    }
+
+    /// Waits until a token that is not remembered may be looked at. That is at once, unless many before it were forged.
+    pub(crate) async fn admit(&self) -> Result<(), Problem> {
+        loop {
+            let wait = self.throttle.get().wait(ambient::now());
+            if wait.is_zero() {
+                return Ok(());
+            }
+            if self.waiting.get() >= MOST_WAITING {
+                let detail = "Too many tokens that are not valid are being sent. Try again.";
+                return Err(Problem::unavailable("Busy with other tokens", detail, 1));
+            }
+            let _waiting = Counted::new(&self.waiting);
+            spin_sdk::time::sleep(wait).await;
+        }
+    }
+
+    /// Takes note of a token that was looked at in vain.
+    pub(crate) fn forged(&self) {
+        let mut throttle = self.throttle.get();
+        throttle.forged(ambient::now());
+        self.throttle.set(throttle);
     }
 
     /// Remembers who showed a token that was verified.
@@ -85,6 +121,22 @@ impl Instance {
             Authority::ResourceManager(_) => Visible::All,
             Authority::Key(_) | Authority::Issuer(_) => self.config.access.of(&principal.subject),
         }
+    }
+}
+
+/// One more, for as long as it lives: a request may end while it waits.
+struct Counted<'a>(&'a Cell<usize>);
+
+impl<'a> Counted<'a> {
+    fn new(count: &'a Cell<usize>) -> Self {
+        count.set(count.get() + 1);
+        Self(count)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
     }
 }
 

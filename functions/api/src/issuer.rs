@@ -47,6 +47,14 @@ struct Known {
     expires: Timestamp,
 }
 
+/// Why a token is not accepted.
+pub(crate) enum Refused {
+    /// It is not to be believed.
+    Token(TokenError),
+    /// Whether it is cannot be told now.
+    Away(Problem),
+}
+
 impl Issuer {
     pub(crate) fn new(expected: Expected) -> Self {
         Self { expected, known: RefCell::new(None) }
@@ -54,18 +62,18 @@ impl Issuer {
 
     /// Who shows this token. The principal expires with the keys at the latest: a key that is withdrawn takes its tokens with
     /// it.
-    pub(crate) async fn verify(&self, db: &SpinDatabase, token: &str) -> Result<Principal, Problem> {
+    pub(crate) async fn verify(&self, db: &SpinDatabase, token: &str) -> Result<Principal, Refused> {
         let now = ambient::now();
-        let known = self.current(db, now).await?;
+        let known = self.current(db, now).await.map_err(Refused::Away)?;
         let (known, verified) = match known.verifier.verify(token, now) {
             Err(TokenError::UnknownKey) => {
-                let known = self.after_miss(db, now, &known).await?;
+                let known = self.after_miss(db, now, &known).await.map_err(Refused::Away)?;
                 let verified = known.verifier.verify(token, now);
                 (known, verified)
             }
             verified => (known, verified),
         };
-        let mut principal = verified.map_err(|error| Problem::unauthorized(&error.to_string()))?;
+        let mut principal = verified.map_err(Refused::Token)?;
         principal.expires = principal.expires.min(known.expires);
         Ok(principal)
     }

@@ -19,6 +19,7 @@ use uuid::Uuid;
 use crate::ambient;
 use crate::answer::{database, internal};
 use crate::instance::{Authority, Instance};
+use crate::issuer::Refused;
 use crate::routes::CONTEXT_ID;
 
 /// The longest body, in bytes.
@@ -56,19 +57,33 @@ impl Asked<'_> {
             }
             (_, Some(principal)) => principal,
             (Authority::Key(verifier), None) => {
-                let principal = verifier.verify(token, ambient::now()).map_err(unauthorized)?;
-                instance.remember(token, &principal);
-                principal
+                instance.admit().await?;
+                let verified = verifier.verify(token, ambient::now());
+                self.noted(token, verified.map_err(Refused::Token))?
             }
             (Authority::Issuer(issuer), None) => {
-                let principal = issuer.verify(&instance.database, token).await?;
-                instance.remember(token, &principal);
-                principal
+                instance.admit().await?;
+                let verified = issuer.verify(&instance.database, token).await;
+                self.noted(token, verified)?
             }
         };
         let needed = ScopeSet::of(needed);
         let missing = principal.scopes.map(|given| needed.missing_from(given)).unwrap_or_default();
         if missing.is_empty() { Ok(principal) } else { Err(Problem::insufficient_scope(&missing.to_string())) }
+    }
+
+    /// Takes note of what came of verifying a token.
+    fn noted(&self, token: &str, verified: Result<Principal, Refused>) -> Result<Principal, Problem> {
+        match &verified {
+            Ok(principal) => self.instance.remember(token, principal),
+            // These alone cost something.
+            Err(Refused::Token(TokenError::Signature | TokenError::UnknownKey)) => self.instance.forged(),
+            Err(_) => {}
+        }
+        verified.map_err(|refused| match refused {
+            Refused::Token(error) => Problem::unauthorized(&error.to_string()),
+            Refused::Away(problem) => problem,
+        })
     }
 
     /// The vertex of the context that the path names, if it has one.

@@ -18,6 +18,7 @@ mod key_set;
 mod remembered;
 mod scopes;
 mod seal;
+mod throttle;
 mod verifier;
 
 pub use access::Access;
@@ -28,4 +29,5 @@ pub use key_set::{KeySet, KeySetError};
 pub use remembered::Remembered;
 pub use scopes::{Scope, ScopeSet};
 pub use seal::{KEY_BYTES, NONCE_BYTES, SealKeyError, SealKeys, SealedToken, TooLong, Unopened};
+pub use throttle::Throttle;
 pub use verifier::{Expected, LEEWAY, LONGEST_TOKEN, Principal, TokenError, Verifier};
