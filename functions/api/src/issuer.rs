@@ -91,8 +91,8 @@ impl Issuer {
             (Ok(_), Some(known)) if now < known.renew => Ok(known),
             (Ok(row), Some(known)) => {
                 // They are still good: one instance renews them, nobody waits for it, and it may fail.
-                if may_try(&row, now, RETRY_PAUSE)
-                    && issuer_keys::claim(db, self.name(), now, row.tried).await == Ok(true)
+                if may_try(&row, now, Reason::Old)
+                    && issuer_keys::claim(db, self.name(), now, row.tried, false).await == Ok(true)
                 {
                     self.fetch(db, now).await.map_err(database)?;
                     return Ok(self.adopt(issuer_keys::get(db, self.name()).await.ok().as_ref()).unwrap_or(known));
@@ -102,8 +102,7 @@ impl Issuer {
             (Err(_), Some(known)) => Ok(known),
             (Err(error), None) => Err(database(error)),
             (Ok(row), None) => {
-                let pause = if row.failure.is_some() { RETRY_PAUSE } else { Duration::ZERO };
-                let row = self.renew(db, now, row, pause).await?;
+                let row = self.renew(db, now, row, Reason::Old).await?;
                 self.adopt(Some(&row)).filter(usable).ok_or_else(away)
             }
         }
@@ -116,22 +115,22 @@ impl Issuer {
             // Another instance has fetched since.
             return self.adopt(Some(&row)).ok_or_else(away);
         }
-        let row = self.renew(db, now, row, MISS_PAUSE).await?;
+        let row = self.renew(db, now, row, Reason::Missed).await?;
         // Whether the issuer has such a key is known only once it has answered.
         if row.failure.is_some() || !row.settled { Err(away()) } else { self.adopt(Some(&row)).ok_or_else(away) }
     }
 
-    /// Fetches the keys, or waits for whoever does, or does nothing within `pause` of the last attempt. Returns what is stored
-    /// then.
+    /// Fetches the keys, or waits for whoever does, or does nothing where it is too early for that. Returns what is stored then.
     async fn renew(
         &self,
         db: &SpinDatabase,
         now: Timestamp,
         row: IssuerKeysRow,
-        pause: Duration,
+        reason: Reason,
     ) -> Result<IssuerKeysRow, Problem> {
-        if may_try(&row, now, pause) {
-            if issuer_keys::claim(db, self.name(), now, row.tried).await.map_err(database)? {
+        if may_try(&row, now, reason) {
+            let missed = reason == Reason::Missed;
+            if issuer_keys::claim(db, self.name(), now, row.tried, missed).await.map_err(database)? {
                 self.fetch(db, now).await.map_err(database)?;
             }
         } else if row.settled {
@@ -196,10 +195,25 @@ impl Issuer {
     }
 }
 
-/// Whether the keys may be fetched, `pause` after the last attempt. A clock that was set back does not hold it up.
-fn may_try(row: &IssuerKeysRow, now: Timestamp, pause: Duration) -> bool {
-    let pause = if row.settled { pause } else { pause.max(ATTEMPT) };
-    row.tried.is_none_or(|tried| tried.plus(pause) <= now || now.plus(MISS_PAUSE) < tried)
+/// Why keys are fetched.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reason {
+    /// There are none, or they expire.
+    Old,
+    /// A token names one that is not among them.
+    Missed,
+}
+
+/// Whether it is time to fetch the keys. A clock that was set back does not hold it up.
+fn may_try(row: &IssuerKeysRow, now: Timestamp, reason: Reason) -> bool {
+    let over = |at: Option<Timestamp>, pause| at.is_none_or(|at| at.plus(pause) <= now || now.plus(MISS_PAUSE) < at);
+    if !row.settled {
+        return over(row.tried, ATTEMPT);
+    }
+    match reason {
+        Reason::Old => row.failure.is_none() || over(row.tried, RETRY_PAUSE),
+        Reason::Missed => over(row.missed, MISS_PAUSE),
+    }
 }
 
 async fn get(url: &str, longest: usize) -> Result<Reply, String> {

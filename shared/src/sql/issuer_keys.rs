@@ -16,7 +16,9 @@ pub struct IssuerKeysRow {
     pub tried: Option<Timestamp>,
     /// Whether that attempt is over.
     pub settled: bool,
-    /// Why it failed. For operators.
+    /// When somebody last set out because a key was missed.
+    pub missed: Option<Timestamp>,
+    /// Why the last attempt failed. For operators.
     pub failure: Option<String>,
 }
 
@@ -32,15 +34,15 @@ pub struct StoredKeys {
 }
 
 static GET: Statement = Statement::new(
-    "SELECT keys, {as_micros fetched_at}, {as_micros expires_at}, {as_micros tried_at}, settled, failure \
-     FROM issuer_keys WHERE issuer = {text 1}",
+    "SELECT keys, {as_micros fetched_at}, {as_micros expires_at}, {as_micros tried_at}, settled, \
+     {as_micros missed_at}, failure FROM issuer_keys WHERE issuer = {text 1}",
 );
 
 // Who claims says which attempt it saw last. If there has been another since, somebody else was sooner.
 static CLAIM: Statement = Statement::new(
-    "INSERT INTO issuer_keys (issuer, tried_at, settled) VALUES ({text 1}, {time 2}, 0) \
-     ON CONFLICT (issuer) DO UPDATE SET tried_at = excluded.tried_at, settled = 0 \
-     WHERE issuer_keys.tried_at = {time 3} RETURNING 1",
+    "INSERT INTO issuer_keys (issuer, tried_at, settled, missed_at) VALUES ({text 1}, {time 2}, 0, {time 4}) \
+     ON CONFLICT (issuer) DO UPDATE SET tried_at = excluded.tried_at, settled = 0, \
+     missed_at = COALESCE(excluded.missed_at, issuer_keys.missed_at) WHERE issuer_keys.tried_at = {time 3} RETURNING 1",
 );
 
 static STORE: Statement = Statement::new(
@@ -59,14 +61,17 @@ pub async fn get(db: &impl Database, issuer: &str) -> Result<IssuerKeysRow, Data
     rows.first_mut().map_or_else(|| Ok(IssuerKeysRow::default()), read)
 }
 
-/// Sets out to fetch the keys `now`, if nobody has since the attempt that was `seen`. True: it is the caller's to do.
+/// Sets out to fetch the keys `now`, if nobody has since the attempt that was `seen`; because a key was `missed`, or because
+/// they are old. True: it is the caller's to do.
 pub async fn claim(
     db: &impl Database,
     issuer: &str,
     now: Timestamp,
     seen: Option<Timestamp>,
+    missed: bool,
 ) -> Result<bool, DatabaseError> {
-    Ok(!db.query(CLAIM.sql(db.dialect()), vec![issuer.into(), now.into(), seen.into()]).await?.is_empty())
+    let parameters = vec![issuer.into(), now.into(), seen.into(), missed.then_some(now).into()];
+    Ok(!db.query(CLAIM.sql(db.dialect()), parameters).await?.is_empty())
 }
 
 /// Records what the attempt that began at `tried` fetched, to be used until `expires`. Without effect if there has been
@@ -97,6 +102,7 @@ fn read(row: &mut Row) -> Result<IssuerKeysRow, DatabaseError> {
         set,
         tried: row.optional_timestamp()?,
         settled: row.integer()? != 0,
+        missed: row.optional_timestamp()?,
         failure: row.optional_text()?,
     })
 }
