@@ -18,7 +18,10 @@ pub fn start() {
     tracing_subscriber::registry().with(filter).with(filter_fn(tells_no_secret)).with(lines).init();
 }
 
-/// The client of the Docker Engine tells the bodies of its requests, and so the environments of containers, at `debug`.
+/// Libraries that tell at `debug` what they send: the client of the Docker Engine the bodies of its requests, and so the
+/// environments of containers; the host's client of PostgreSQL the parameters of statements.
+const TELL_ALL: [&str; 2] = ["bollard", "tokio_postgres"];
+
 fn tells_no_secret(told: &Metadata<'_>) -> bool {
-    *told.level() <= Level::INFO || !told.target().starts_with("bollard")
+    *told.level() <= Level::INFO || !TELL_ALL.iter().any(|library| told.target().starts_with(library))
 }
