@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use oauth2::basic::BasicTokenResponse;
-use oauth2::{Scope, StandardDeviceAuthorizationResponse};
+use oauth2::{PkceCodeChallenge, Scope, StandardDeviceAuthorizationResponse};
 use renga_shared::domain::Timestamp;
 use reqwest::Url;
 
@@ -58,8 +58,13 @@ pub(crate) async fn login(
 /// The device code grant (RFC 8628): for a machine without a browser.
 async fn with_device(provider: &Provider, scopes: &[String]) -> Result<BasicTokenResponse> {
     let send = provider.send();
+    // Keycloak demands it here as well of a client that has to prove its code (RFC 7636).
+    let (challenge, verifier) = PkceCodeChallenge::new_random_sha256();
     let request = provider.client.exchange_device_code().context("the issuer does not offer the device code grant")?;
-    let request = request.add_scopes(scopes.iter().cloned().map(Scope::new));
+    let request = request
+        .add_extra_param("code_challenge", challenge.as_str())
+        .add_extra_param("code_challenge_method", challenge.method().as_str())
+        .add_scopes(scopes.iter().cloned().map(Scope::new));
     let device: StandardDeviceAuthorizationResponse = request.request_async(&send).await.map_err(refused)?;
     eprintln!(
         "Open {} on any device, and enter the code {}",
@@ -70,6 +75,7 @@ async fn with_device(provider: &Provider, scopes: &[String]) -> Result<BasicToke
         eprintln!("or open {}", output::plain(whole.secret()));
     }
     let request = provider.client.exchange_device_access_token(&device);
+    let request = request.add_extra_param("code_verifier", verifier.secret());
     request.request_async(&send, tokio::time::sleep, None::<Duration>).await.map_err(refused)
 }
 
