@@ -81,8 +81,9 @@ async fn methods_are_those_of_the_path() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_service_without_a_key_says_so_and_verifies_nothing() -> Result<()> {
-    let deployment = Deployment::unmigrated(&[("DEPLOYER_JWT_KEY", "")]).await?;
+async fn a_service_without_a_key_or_an_issuer_that_has_one_says_so_and_verifies_nothing() -> Result<()> {
+    let variables = [("DEPLOYER_JWT_KEY", ""), ("DEPLOYER_JWT_ISSUER", "resource-manager")];
+    let deployment = Deployment::unmigrated(&variables).await?;
     for path in ["/v1/contexts", "/healthz"] {
         let answer = deployment.client.ask(Method::GET, path).await?;
         assert_eq!(answer.problem(503)?["title"], "Service misconfigured");
