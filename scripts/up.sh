@@ -9,7 +9,8 @@ cd "$(dirname "$0")/.."
 image=
 if scripts/docker-engine.sh up; then
     have_static_busybox || (install_packages busybox-static) || true
-    image=$(cargo run --quiet -p renga-tests --example try-image) ||
+    # Of the whole workspace: for one package alone its dependencies would be built once more, with fewer features.
+    image=$(cargo run --quiet --example try-image) ||
         say "going on without an image of our own: the command below pulls one"
 else
     printf '!!! going on without Docker: executions will wait for it\n' >&2
