@@ -5,6 +5,8 @@ use clap::CommandFactory as _;
 use clap_complete::Shell;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
+use renga_reconciler::config::environment_of_process;
+use renga_shared::config::ApiConfig;
 use renga_shared::domain::Timestamp;
 use tokio::runtime::Runtime;
 
@@ -17,7 +19,6 @@ use crate::output;
 use crate::state::{IssuerFacts, StateFolder};
 use crate::token_check;
 use crate::up;
-use renga_reconciler::config::environment_of_process;
 
 /// Performs what was typed.
 pub(crate) fn perform(arguments: Arguments) -> Result<Ended, Failure> {
@@ -57,10 +58,14 @@ pub(crate) fn perform(arguments: Arguments) -> Result<Ended, Failure> {
             }
             Command::Token(_) => {
                 let environment = environment_of_process().map_err(|problems| up::wrong(&problems))?;
-                let config = token_check::expected(&environment).map_err(Failure::Usage)?;
+                let config = ApiConfig::read(&environment).map_err(|problems| up::wrong(&problems))?;
                 let token = match token_check::from_input()? {
                     Some(token) => token,
-                    None => Target::choose(&global, &variable, now())?.renewed(now(), false).await?.token,
+                    None => {
+                        let mut credential = Target::choose(&global, &variable, now())?.credential;
+                        credential.renew(now(), false).await?;
+                        credential.token
+                    }
                 };
                 Ok(if token_check::check(&token, config, now()).await? { Ended::Done } else { Ended::Refused })
             }

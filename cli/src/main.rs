@@ -3,6 +3,7 @@
 mod args;
 mod client;
 mod commands;
+mod discovery;
 mod ended;
 mod issuer;
 mod login;

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use anstyle::AnsiColor;
 use anyhow::{Context as _, Result, bail};
-use renga_shared::auth::discovery::{LONGEST_DOCUMENT, LONGEST_KEYS, document_url, keys_url};
+use renga_shared::auth::discovery::{LONGEST_KEYS, keys_url};
 use renga_shared::auth::{Finding, KeySet, Verifier, explain};
 use renga_shared::config::ApiConfig;
 use renga_shared::domain::Timestamp;
-use renga_shared::environment::Environment;
 
+use crate::discovery;
 use crate::output::{self, Cell};
 
 /// How long an issuer may take to answer.
@@ -55,29 +55,13 @@ pub(crate) fn from_input() -> Result<Option<String>> {
     Ok(Some(text.trim().to_owned()).filter(|token| !token.is_empty()))
 }
 
-/// What the service expects, by the variables here; as the service itself reads them.
-pub(crate) fn expected(environment: &Environment) -> Result<ApiConfig, String> {
-    ApiConfig::read(environment).map_err(|problems| {
-        let lines: Vec<String> = problems.iter().map(|problem| format!("\n  {problem}")).collect();
-        format!("what the service expects cannot be told from the variables here:{}", lines.concat())
-    })
-}
-
 /// The keys that an issuer publishes, as the service would fetch them.
 async fn published(issuer: &str) -> Result<KeySet> {
-    let builder = reqwest::Client::builder().timeout(ANSWER).redirect(reqwest::redirect::Policy::none());
-    let http = builder.build().context("cannot set up HTTP")?;
-    let get = async |url: &str, longest: usize| -> Result<Vec<u8>> {
-        let answer = http.get(url).send().await.and_then(reqwest::Response::error_for_status);
-        let whole = answer.map_err(reqwest::Error::without_url)?.bytes().await?;
-        anyhow::ensure!(whole.len() <= longest, "its answer is longer than {longest} bytes");
-        Ok(whole.to_vec())
-    };
-    let url = document_url(issuer);
-    let document = get(&url, LONGEST_DOCUMENT).await.with_context(|| {
-        format!("cannot read {url}; DEPLOYER_JWT_ISSUER says which issuer, and DEPLOYER_JWT_KEY spares the question")
-    })?;
+    let http = discovery::client(ANSWER)?;
+    let (document, url) = discovery::document(&http, issuer)
+        .await
+        .context("DEPLOYER_JWT_ISSUER says which issuer, and DEPLOYER_JWT_KEY spares the question")?;
     let url = keys_url(&document, issuer).with_context(|| format!("cannot use {url}"))?;
-    let keys = get(&url, LONGEST_KEYS).await.with_context(|| format!("cannot read {url}"))?;
+    let keys = discovery::get(&http, &url, LONGEST_KEYS).await?;
     KeySet::parse(&String::from_utf8_lossy(&keys)).with_context(|| format!("cannot use {url}"))
 }

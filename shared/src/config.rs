@@ -22,7 +22,8 @@ pub const API_VARIABLES: [&str; 10] = [
 
 /// The base path that there always is.
 pub const BASE_PATH: &str = "/v1";
-const DEFAULT_ISSUER: &str = "http://localhost:8080/auth/realms/Renga";
+/// The token issuer where none is configured: the platform's Keycloak on a developer's machine.
+pub const DEFAULT_ISSUER: &str = "http://localhost:8080/auth/realms/Renga";
 /// The claim in which the resource manager states the scopes that it grants.
 const GRANTED_SCOPES: &str = "https://rm.datascience.ch/scope";
 
@@ -57,7 +58,7 @@ impl ApiConfig {
         let key = key(environment, &mut problems);
         let resource_manager = resource_manager(environment, &mut problems);
         let issuer = environment.text("DEPLOYER_JWT_ISSUER").unwrap_or(DEFAULT_ISSUER);
-        if key.is_none() && !is_issuer_url(issuer) && environment.text("DEPLOYER_JWT_KEY").is_none() {
+        if environment.text("DEPLOYER_JWT_KEY").is_none() && !is_issuer_url(issuer) {
             let allowed =
                 "without DEPLOYER_JWT_KEY it must be the http or https URL of an issuer that publishes its keys";
             problems.push(BadVariable::new("DEPLOYER_JWT_ISSUER", Some(issuer), allowed));

@@ -19,6 +19,10 @@ impl Issuer {
     /// The `iss` of its tokens.
     pub const NAME: &'static str = "http://issuer.test/realms/Renga";
 
+    /// Every scope that there is, as a token has them.
+    pub const EVERY_SCOPE: &'static str =
+        "deployer:contexts_read deployer:contexts_write deployer:executions_read deployer:executions_write";
+
     /// An issuer with a new key of the kind that is made fastest.
     pub fn new() -> Self {
         Self::with("ES256")
@@ -55,8 +59,7 @@ impl Issuer {
 
     /// A token of `subject` with every scope, for an hour.
     pub fn token(&self, subject: &str) -> String {
-        let every = "deployer:contexts_read deployer:contexts_write deployer:executions_read deployer:executions_write";
-        self.token_with(subject, every, 3600)
+        self.token_with(subject, Self::EVERY_SCOPE, 3600)
     }
 
     /// A token of `subject` with these scopes, for so many seconds.

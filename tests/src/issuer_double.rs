@@ -118,8 +118,7 @@ impl IssuerDouble {
 
     /// What a token of it says of `subject`: every scope, for an hour, and further claims.
     pub fn claims(&self, subject: &str, further: Value) -> JWTClaims<Value> {
-        let every = "deployer:contexts_read deployer:contexts_write deployer:executions_read deployer:executions_write";
-        let mut claims = json!({ "scope": every, "typ": "Bearer" });
+        let mut claims = json!({ "scope": Issuer::EVERY_SCOPE, "typ": "Bearer" });
         if let (Value::Object(claims), Value::Object(further)) = (&mut claims, further) {
             claims.extend(further);
         }

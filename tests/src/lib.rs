@@ -10,6 +10,7 @@ pub mod hand;
 pub mod issuer;
 pub mod issuer_double;
 pub mod process;
+pub mod resource_manager_double;
 pub mod scripts;
 pub mod servers;
 pub mod signing_key;

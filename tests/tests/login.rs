@@ -14,9 +14,6 @@ use reqwest::{Method, Url};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
 
-/// What the realm's access tokens are for.
-const AUDIENCE: &str = "https://rm.datascience.ch/deployer";
-
 #[tokio::test]
 async fn with_a_browser() -> Result<()> {
     let realm = require!(keycloak).realm();
@@ -37,7 +34,8 @@ async fn with_a_device_code() -> Result<()> {
 
 async fn deployment(realm: &Realm) -> Result<Deployment> {
     let issuer = realm.issuer();
-    let variables = [("DEPLOYER_JWT_KEY", ""), ("DEPLOYER_JWT_ISSUER", &issuer), ("DEPLOYER_JWT_AUDIENCE", AUDIENCE)];
+    let variables =
+        [("DEPLOYER_JWT_KEY", ""), ("DEPLOYER_JWT_ISSUER", &issuer), ("DEPLOYER_JWT_AUDIENCE", Realm::AUDIENCE)];
     Deployment::without_reconciler(&variables).await
 }
 
@@ -69,7 +67,7 @@ async fn works(deployment: &Deployment, realm: &Realm, state: &Path) -> Result<(
     ensure!(listed.status.success(), "{listed:?}");
     let issuer = realm.issuer();
     let mut check = program(state, &["token", "check"])?;
-    check.envs([("DEPLOYER_JWT_ISSUER", issuer.as_str()), ("DEPLOYER_JWT_AUDIENCE", AUDIENCE)]);
+    check.envs([("DEPLOYER_JWT_ISSUER", issuer.as_str()), ("DEPLOYER_JWT_AUDIENCE", Realm::AUDIENCE)]);
     let checked = check.env("DEPLOYER_TOKEN_SCOPE_KEY", "scope").output().await?;
     let told = String::from_utf8(checked.stdout)?;
     ensure!(checked.status.success() && told.contains("deployer:executions_write"), "{told}");

@@ -8,12 +8,12 @@ use renga_tests::client::Answer;
 use renga_tests::deployment::{Deployment, PATIENCE, until};
 use renga_tests::issuer_double::{Document, Fault, Fetches, IssuerDouble};
 use renga_tests::require;
+use renga_tests::servers::Realm;
 use renga_tests::signing_key::{ALGORITHMS, SigningKey};
 use reqwest::Method;
 use serde_json::json;
 
 const CONTEXTS: &str = "/v1/contexts";
-const AUDIENCE: &str = "https://rm.datascience.ch/deployer";
 const RESOURCE_MANAGER_SCOPE: &str = "https://rm.datascience.ch/scope";
 
 /// An API that knows its issuer by name alone.
@@ -107,7 +107,7 @@ async fn a_token_must_be_for_the_audience_that_is_configured() -> Result<()> {
     let issuer = IssuerDouble::start().await?;
     let key = issuer.add_key("ES256", "first")?;
     let token = realm.token("demo-client", "alice").await?;
-    for (audience, fits) in [(AUDIENCE, true), ("https://other.test", false)] {
+    for (audience, fits) in [(Realm::AUDIENCE, true), ("https://other.test", false)] {
         let deployment = discovering(&realm.issuer(), &[("DEPLOYER_JWT_AUDIENCE", audience)]).await?;
         let answer = ask(&deployment, &token).await?;
         if fits {
@@ -117,12 +117,15 @@ async fn a_token_must_be_for_the_audience_that_is_configured() -> Result<()> {
         }
         deployment.leave().await?;
     }
-    let deployment = discovering(&issuer.issuer(), &[("DEPLOYER_JWT_AUDIENCE", AUDIENCE)]).await?;
+    let deployment = discovering(&issuer.issuer(), &[("DEPLOYER_JWT_AUDIENCE", Realm::AUDIENCE)]).await?;
     let claims = || issuer.claims("alice", json!({}));
-    for claims in [claims().with_audience(AUDIENCE), claims().with_audiences([AUDIENCE, "https://other.test"].into())] {
+    for claims in [
+        claims().with_audience(Realm::AUDIENCE),
+        claims().with_audiences([Realm::AUDIENCE, "https://other.test"].into()),
+    ] {
         ask(&deployment, &key.sign(claims)?).await?.json(200)?;
     }
-    let longer = format!("{AUDIENCE}/");
+    let longer = format!("{}/", Realm::AUDIENCE);
     for claims in [claims(), claims().with_audience(&longer), claims().with_audiences(["https://other.test"].into())] {
         refused(&ask(&deployment, &key.sign(claims)?).await?)?;
     }

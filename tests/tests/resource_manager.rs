@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use renga_tests::client::{Answer, Client};
 use renga_tests::deployment::Deployment;
-use renga_tests::servers::resource_manager::{Fault, ResourceManager};
+use renga_tests::resource_manager_double::{Fault, ResourceManager};
 use reqwest::Method;
 use serde_json::{Value, json};
 

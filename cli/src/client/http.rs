@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use renga_shared::domain::Timestamp;
 use reqwest::header::{HeaderMap, LINK, RETRY_AFTER};
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, Url};
 use serde::Deserialize;
@@ -14,9 +15,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::Mutex;
 
-use renga_shared::domain::Timestamp;
-
-use super::target::Target;
+use super::target::{Credential, Target};
 use crate::output::plain;
 
 /// How long one answer may take. The API itself waits at most 10 s, for ports.
@@ -31,8 +30,8 @@ pub(crate) struct Api {
     url: Url,
     url_from: String,
     token_from: String,
-    /// With the token; changed when a login is renewed.
-    target: Mutex<Target>,
+    /// Changes when a login is renewed.
+    credential: Mutex<Credential>,
     now: fn() -> Timestamp,
 }
 
@@ -157,8 +156,8 @@ impl Api {
             builder = builder.no_proxy();
         }
         let client = builder.build().context("cannot set up HTTP")?;
-        let (url, url_from, token_from) = (target.url.clone(), target.url_from.clone(), target.token_from.clone());
-        Ok(Self { client, url, url_from, token_from, target: Mutex::new(target), now })
+        let Target { url, url_from, credential, token_from } = target;
+        Ok(Self { client, url, url_from, token_from, credential: Mutex::new(credential), now })
     }
 
     /// Reads a JSON document.
@@ -259,7 +258,7 @@ impl Api {
             if status == StatusCode::UNAUTHORIZED && refused.is_none() {
                 // A login is renewed, once, when the service no longer takes its token.
                 refused = Some(token);
-                if self.target.lock().await.session.is_some() {
+                if self.credential.lock().await.session.is_some() {
                     continue;
                 }
             }
@@ -271,13 +270,11 @@ impl Api {
 
     /// The token to send: that of a login is renewed before it expires, or if it is the one that was `refused`.
     async fn token(&self, refused: Option<&str>) -> String {
-        let mut target = self.target.lock().await;
-        let again = refused == Some(&target.token);
+        let mut credential = self.credential.lock().await;
+        let again = refused == Some(&credential.token);
         // What cannot be renewed is sent as it is: the service says what is wrong with it, and where it came from.
-        if let Ok(renewed) = target.clone().renewed((self.now)(), again).await {
-            *target = renewed;
-        }
-        target.token.clone()
+        let _ = credential.renew((self.now)(), again).await;
+        credential.token.clone()
     }
 
     fn unsent(&self, source: reqwest::Error) -> ApiError {

@@ -18,18 +18,35 @@ pub(crate) const DEVELOPER: &str = "developer";
 const TOKEN_TTL: Duration = Duration::from_secs(30 * 86_400);
 
 /// A service, and a token for it. Each says where it came from, for messages.
-#[derive(Clone)]
 pub(crate) struct Target {
     /// The API's address, base path included.
     pub(crate) url: Url,
     /// Where the address came from.
     pub(crate) url_from: String,
-    /// The bearer token.
-    pub(crate) token: String,
+    /// The token.
+    pub(crate) credential: Credential,
     /// Where the token came from.
     pub(crate) token_from: String,
-    /// The login that the token is of, if it is of one.
+}
+
+/// What is shown to the service.
+pub(crate) struct Credential {
+    /// The bearer token.
+    pub(crate) token: String,
+    /// The login that it is of, if it is of one.
     pub(crate) session: Option<(StateFolder, Session)>,
+}
+
+impl Credential {
+    /// Sees to it that the token lasts: that of a login is renewed when it is about to expire, or, `even_if_good`, because the
+    /// service does not take it any more.
+    pub(crate) async fn renew(&mut self, now: Timestamp, even_if_good: bool) -> Result<()> {
+        if let Some((folder, session)) = &mut self.session {
+            session.renew(folder, now, even_if_good).await?;
+            session.token().clone_into(&mut self.token);
+        }
+        Ok(())
+    }
 }
 
 impl Target {
@@ -44,9 +61,8 @@ impl Target {
         let target = |token: &str, token_from: String, session| Self {
             url: url.clone(),
             url_from: url_from.clone(),
-            token: token.trim().to_owned(),
+            credential: Credential { token: token.trim().to_owned(), session },
             token_from,
-            session,
         };
         if let Some(token) = &global.token {
             return Ok(target(token, "--token".to_owned(), None));
@@ -55,7 +71,7 @@ impl Target {
             return Ok(target(&token, "RENGA_DEPLOYER_TOKEN".to_owned(), None));
         }
         if let Ok(folder) = &folder
-            && let Some(session) = folder.session()?.filter(|session| session.is_for(&url))
+            && let Some(session) = folder.session()?.filter(|session| same_service(&session.service, &url))
         {
             let token_from = format!(
                 "the login at {} (again: `renga-deployer login`), kept in {}",
@@ -65,8 +81,8 @@ impl Target {
             let token = session.token().to_owned();
             return Ok(target(&token, token_from, Some((folder.clone(), session))));
         }
-        let issuer = client.and_then(|client| Some((same_service(&client.url, &url)?, client.issuer?)));
-        let (Some((_, facts)), Ok(folder)) = (issuer, &folder) else {
+        let facts = client.filter(|client| same_service(&client.url, &url)).and_then(|client| client.issuer);
+        let (Some(facts), Ok(folder)) = (facts, &folder) else {
             bail!(
                 "there is no token for {url}: log in with `renga-deployer login`, set RENGA_DEPLOYER_TOKEN, or give --token \
                  (a service of your own that `renga-deployer up --dev` runs needs none of them)"
@@ -76,17 +92,6 @@ impl Target {
         let request = Request { subject: DEVELOPER, scopes: &SCOPES, ttl: TOKEN_TTL };
         let token = issuer.token(request, now)?;
         Ok(target(&token, format!("the development issuer's key {}", folder.key_path().display()), None))
-    }
-
-    /// The same with a token that lasts: that of a login is renewed when it is about to expire, or, `even_if_good`, because
-    /// the service does not take it any more.
-    pub(crate) async fn renewed(mut self, now: Timestamp, even_if_good: bool) -> Result<Self> {
-        if let Some((folder, session)) = self.session.take() {
-            let session = session.renewed(&folder, now, even_if_good).await?;
-            session.token().clone_into(&mut self.token);
-            self.session = Some((folder, session));
-        }
-        Ok(self)
     }
 }
 
@@ -110,10 +115,10 @@ pub(crate) fn service(
     Ok((url, from))
 }
 
-/// A token of the development issuer is of use to its own service only, and no business of any other.
-fn same_service(written: &str, url: &Url) -> Option<()> {
-    let written = Url::parse(written).ok()?;
-    (written.origin() == url.origin()).then_some(())
+/// Whether a token that was kept for the service at `written` may go to `url`: it is of use to its own service only, and no
+/// business of any other.
+fn same_service(written: &str, url: &Url) -> bool {
+    Url::parse(written).is_ok_and(|written| written.origin() == url.origin())
 }
 
 /// The API's address: with `/v1` if the URL has no path, without a slash at its end.
@@ -182,11 +187,14 @@ mod tests {
         assert_eq!(target.url.as_str(), "http://127.0.0.1:1/v1");
         assert!(target.token_from.contains("dev-key.pem"), "{}", target.token_from);
         let target = Target::choose(&flags, &get, NOW).unwrap();
-        assert_eq!((target.url.as_str(), target.token.as_str()), ("http://variable:2/v1", "from-variable"));
+        assert_eq!((target.url.as_str(), target.credential.token.as_str()), ("http://variable:2/v1", "from-variable"));
         flags.url = Some("http://flag:3/api/deployer".into());
         flags.token = Some("from-flag".into());
         let target = Target::choose(&flags, &get, NOW).unwrap();
-        assert_eq!((target.url.as_str(), target.token.as_str()), ("http://flag:3/api/deployer", "from-flag"));
+        assert_eq!(
+            (target.url.as_str(), target.credential.token.as_str()),
+            ("http://flag:3/api/deployer", "from-flag")
+        );
     }
 
     #[test]

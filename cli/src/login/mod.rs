@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use oauth2::basic::BasicTokenResponse;
 use oauth2::{PkceCodeChallenge, Scope, StandardDeviceAuthorizationResponse};
+use renga_shared::config::DEFAULT_ISSUER;
 use renga_shared::domain::Timestamp;
 use reqwest::Url;
 
@@ -18,8 +19,6 @@ use crate::state::{ClientFile, StateFolder};
 use provider::{Provider, refused};
 pub(crate) use session::Session;
 
-/// The issuer that the service expects where nothing is configured; the platform's Keycloak on a developer's machine.
-const DEFAULT_ISSUER: &str = "http://localhost:8080/auth/realms/Renga";
 const DEFAULT_CLIENT: &str = "demo-client";
 
 /// Logs in, and keeps what came of it for `service`.

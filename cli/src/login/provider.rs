@@ -10,7 +10,9 @@ use oauth2::{
     AuthUrl, ClientId, DeviceAuthorizationUrl, EndpointMaybeSet, EndpointNotSet, EndpointSet, HttpRequest,
     HttpResponse, RefreshToken, RequestTokenError, TokenUrl,
 };
-use renga_shared::auth::discovery::{document_url, endpoint, is_issuer_url};
+use renga_shared::auth::discovery::{endpoint, is_issuer_url};
+
+use crate::discovery;
 
 /// How long one answer of an issuer may take.
 const ANSWER: Duration = Duration::from_secs(20);
@@ -31,13 +33,8 @@ impl Provider {
     /// Finds an issuer's endpoints for `client_id`, a public client.
     pub(super) async fn discover(issuer: &str, client_id: &str) -> Result<Self> {
         anyhow::ensure!(is_issuer_url(issuer), "the issuer {issuer:?} is no http or https URL");
-        // A redirect could lead to somebody else.
-        let builder = reqwest::Client::builder().timeout(ANSWER).redirect(reqwest::redirect::Policy::none());
-        let http = builder.build().context("cannot set up HTTP")?;
-        let url = document_url(issuer);
-        let answer = http.get(&url).send().await.and_then(reqwest::Response::error_for_status);
-        let answer = answer.map_err(reqwest::Error::without_url).with_context(|| format!("cannot read {url}"))?;
-        let document = answer.bytes().await.with_context(|| format!("cannot read {url}"))?;
+        let http = discovery::client(ANSWER)?;
+        let (document, url) = discovery::document(&http, issuer).await?;
         let named = |name| endpoint(&document, issuer, name).with_context(|| format!("cannot use {url}"));
         let device = endpoint(&document, issuer, "device_authorization_endpoint").ok();
         let client = BasicClient::new(ClientId::new(client_id.to_owned()))

@@ -64,11 +64,6 @@ impl Session {
         }
     }
 
-    /// Whether its tokens are for the service at `url`.
-    pub(crate) fn is_for(&self, url: &Url) -> bool {
-        Url::parse(&self.service).is_ok_and(|service| service.origin() == url.origin())
-    }
-
     /// Its access token.
     pub(crate) fn token(&self) -> &str {
         &self.access_token
@@ -79,27 +74,28 @@ impl Session {
         self.expires.map(|expires| Timestamp(expires).since(now))
     }
 
-    /// The session in `folder` with a token that lasts, renewed if need be. `even_if_good`: renewed anyhow, since the
-    /// service no longer takes the token that it had.
-    pub(crate) async fn renewed(self, folder: &StateFolder, now: Timestamp, even_if_good: bool) -> Result<Self> {
+    /// Sees to it that the token lasts, and keeps in `folder` what it is renewed to. `even_if_good`: it is renewed anyhow, since
+    /// the service no longer takes the one there is.
+    pub(crate) async fn renew(&mut self, folder: &StateFolder, now: Timestamp, even_if_good: bool) -> Result<()> {
         if !even_if_good && self.lasts(now).is_none_or(|left| left > RENEW_BEFORE) {
-            return Ok(self);
+            return Ok(());
         }
-        let Some(refresh_token) = self.refresh_token.clone() else { return Ok(self) };
+        let Some(refresh_token) = &self.refresh_token else { return Ok(()) };
         let renewal = async {
             let provider = Provider::discover(&self.issuer, &self.client_id).await?;
-            provider.refresh(&refresh_token).await
+            provider.refresh(refresh_token).await
         };
         match renewal.await {
             Ok(tokens) => {
-                let mut session = self;
-                session.take(&tokens, now);
-                folder.write_session(&session)?;
-                Ok(session)
+                self.take(&tokens, now);
+                folder.write_session(self)
             }
             // Another command may have renewed it at the same moment, which used the refresh token up.
             Err(error) => match folder.session()? {
-                Some(other) if other.access_token != self.access_token => Ok(other),
+                Some(other) if other.access_token != self.access_token => {
+                    *self = other;
+                    Ok(())
+                }
                 _ => Err(error).context("the login cannot be renewed; log in again with `renga-deployer login`"),
             },
         }

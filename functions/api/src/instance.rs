@@ -8,14 +8,14 @@ use std::rc::Rc;
 
 use renga_database::SpinDatabase;
 use renga_shared::api::Problem;
-use renga_shared::auth::{Principal, Remembered, Throttle, Verifier};
+use renga_shared::auth::{Principal, Remembered, Throttle, TokenError, Verifier};
 use renga_shared::config::{API_VARIABLES, ApiConfig};
 use renga_shared::environment::Environment;
 use renga_shared::sql::Visible;
 use spin_sdk::variables;
 
 use crate::ambient;
-use crate::issuer::Issuer;
+use crate::issuer::{Issuer, Refused};
 use crate::resource_manager::ResourceManager;
 
 /// How many verified tokens an instance remembers.
@@ -82,13 +82,28 @@ impl Instance {
         Ok(instance)
     }
 
-    /// Who shows this token, if it was verified before.
-    pub(crate) fn remembered(&self, token: &str) -> Option<Principal> {
-        self.remembered.borrow_mut().get(token, ambient::now()).cloned()
+    /// Who shows this token: as it was verified before, or as `verify` finds now.
+    pub(crate) async fn known(
+        &self,
+        token: &str,
+        verify: impl AsyncFnOnce() -> Result<Principal, Refused>,
+    ) -> Result<Principal, Problem> {
+        if let Some(principal) = self.remembered.borrow_mut().get(token, ambient::now()) {
+            return Ok(principal.clone());
+        }
+        self.admit().await?;
+        let verified = verify().await;
+        match &verified {
+            Ok(principal) => self.remembered.borrow_mut().insert(token, principal.clone()),
+            // These alone cost something.
+            Err(Refused::Token(TokenError::Signature | TokenError::UnknownKey)) => self.forged(),
+            Err(_) => {}
+        }
+        verified.map_err(Problem::from)
     }
 
     /// Waits until a token that is not remembered may be looked at. That is at once, unless many before it were forged.
-    pub(crate) async fn admit(&self) -> Result<(), Problem> {
+    async fn admit(&self) -> Result<(), Problem> {
         loop {
             let wait = self.throttle.get().wait(ambient::now());
             if wait.is_zero() {
@@ -104,15 +119,10 @@ impl Instance {
     }
 
     /// Takes note of a token that was looked at in vain.
-    pub(crate) fn forged(&self) {
+    fn forged(&self) {
         let mut throttle = self.throttle.get();
         throttle.forged(ambient::now());
         self.throttle.set(throttle);
-    }
-
-    /// Remembers who showed a token that was verified.
-    pub(crate) fn remember(&self, token: &str, principal: &Principal) {
-        self.remembered.borrow_mut().insert(token, principal.clone());
     }
 
     /// What may be seen. What the resource manager has granted decides in place of ownership.

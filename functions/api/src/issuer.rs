@@ -15,6 +15,7 @@ use renga_shared::api::Problem;
 use renga_shared::auth::discovery::{LONGEST_DOCUMENT, LONGEST_KEYS, document_url, keys_url, lifetime};
 use renga_shared::auth::{Expected, KeySet, Principal, TokenError, Verifier};
 use renga_shared::domain::Timestamp;
+use renga_shared::sql::DatabaseError;
 use renga_shared::sql::issuer_keys::{self, IssuerKeysRow};
 use spin_sdk::http::FullBody;
 
@@ -55,6 +56,21 @@ pub(crate) enum Refused {
     Away(Problem),
 }
 
+impl From<TokenError> for Refused {
+    fn from(error: TokenError) -> Self {
+        Self::Token(error)
+    }
+}
+
+impl From<Refused> for Problem {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Token(error) => error.into(),
+            Refused::Away(problem) => problem,
+        }
+    }
+}
+
 impl Issuer {
     pub(crate) fn new(expected: Expected) -> Self {
         Self { expected, known: RefCell::new(None) }
@@ -73,7 +89,7 @@ impl Issuer {
             }
             verified => (known, verified),
         };
-        let mut principal = verified.map_err(Refused::Token)?;
+        let mut principal = verified?;
         principal.expires = principal.expires.min(known.expires);
         Ok(principal)
     }
@@ -91,10 +107,7 @@ impl Issuer {
             (Ok(_), Some(known)) if now < known.renew => Ok(known),
             (Ok(row), Some(known)) => {
                 // They are still good: one instance renews them, nobody waits for it, and it may fail.
-                if may_try(&row, now, Reason::Old)
-                    && issuer_keys::claim(db, self.name(), now, row.tried, false).await == Ok(true)
-                {
-                    self.fetch(db, now).await.map_err(database)?;
+                if self.fetch_if_due(db, now, &row, Reason::Old).await == Ok(true) {
                     return Ok(self.adopt(issuer_keys::get(db, self.name()).await.ok().as_ref()).unwrap_or(known));
                 }
                 Ok(known)
@@ -128,14 +141,10 @@ impl Issuer {
         row: IssuerKeysRow,
         reason: Reason,
     ) -> Result<IssuerKeysRow, Problem> {
-        if may_try(&row, now, reason) {
-            let missed = reason == Reason::Missed;
-            if issuer_keys::claim(db, self.name(), now, row.tried, missed).await.map_err(database)? {
-                self.fetch(db, now).await.map_err(database)?;
-            }
-        } else if row.settled {
+        if row.settled && !may_try(&row, now, reason) {
             return Ok(row);
         }
+        self.fetch_if_due(db, now, &row, reason).await.map_err(database)?;
         let (mut wait, longest) = PAUSES;
         let deadline = ambient::now().plus(WAIT);
         loop {
@@ -148,8 +157,24 @@ impl Issuer {
         }
     }
 
+    /// Fetches the keys if it is time, and if no other instance is sooner. True: it did, whatever came of it.
+    async fn fetch_if_due(
+        &self,
+        db: &SpinDatabase,
+        now: Timestamp,
+        row: &IssuerKeysRow,
+        reason: Reason,
+    ) -> Result<bool, DatabaseError> {
+        let missed = reason == Reason::Missed;
+        let ours = may_try(row, now, reason) && issuer_keys::claim(db, self.name(), now, row.tried, missed).await?;
+        if ours {
+            self.fetch(db, now).await?;
+        }
+        Ok(ours)
+    }
+
     /// Fetches the keys and stores them, or why there are none.
-    async fn fetch(&self, db: &SpinDatabase, tried: Timestamp) -> Result<(), renga_shared::sql::DatabaseError> {
+    async fn fetch(&self, db: &SpinDatabase, tried: Timestamp) -> Result<(), DatabaseError> {
         match self.ask().await {
             Ok((keys, lifetime)) => issuer_keys::store(db, self.name(), tried, &keys, tried.plus(lifetime)).await,
             Err(why) => {

@@ -48,8 +48,7 @@ async fn answer(method: types::Method, request: types::Request) -> Result<Answer
         Found::Endpoint { endpoint, base } => (endpoint, base),
         Found::Options { allowed } => return Ok(Answer::options(&allowed)),
     };
-    let parameters = endpoint.parameters();
-    let asked = Asked { instance: &instance, request, query, base, parameters };
+    let asked = Asked { instance: &instance, request, query, base, endpoint: &endpoint };
     match &endpoint {
         Endpoint::Health => engines::health(&asked).await,
         Endpoint::Version => engines::version(),

@@ -7,7 +7,7 @@ use http::header;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use renga_shared::api::{Problem, idempotency_key, parse_json, wait_preference};
 use renga_shared::auth::grant::GrantRequest;
-use renga_shared::auth::{Principal, Scope, ScopeSet, SealedToken, TokenError, bearer_token};
+use renga_shared::auth::{Principal, Scope, ScopeSet, SealedToken, bearer_token};
 use renga_shared::domain::{ContextId, ExecutionId, FieldError, vertex_id};
 use renga_shared::sql::{Visible, contexts};
 use serde_json::Value;
@@ -19,8 +19,7 @@ use uuid::Uuid;
 use crate::ambient;
 use crate::answer::{database, internal};
 use crate::instance::{Authority, Instance};
-use crate::issuer::Refused;
-use crate::routes::CONTEXT_ID;
+use crate::routes::{CONTEXT_ID, Endpoint};
 
 /// The longest body, in bytes.
 const LONGEST_BODY: usize = 1 << 20;
@@ -34,8 +33,8 @@ pub(crate) struct Asked<'a> {
     pub(crate) query: &'a str,
     /// The base path that was used, for links.
     pub(crate) base: String,
-    /// What stands in its path, by name, as it was sent.
-    pub(crate) parameters: Vec<(&'static str, &'a str)>,
+    /// What is asked for, with what stands in the path.
+    pub(crate) endpoint: &'a Endpoint,
 }
 
 impl Asked<'_> {
@@ -47,24 +46,18 @@ impl Asked<'_> {
     /// Who asks, with all of `needed` on this vertex of the knowledge graph, or else on what the path names.
     pub(crate) async fn by_on(&self, needed: &[Scope], vertex: Option<i64>) -> Result<Principal, Problem> {
         let headers = self.header(header::AUTHORIZATION.as_str());
-        let unauthorized = |error: TokenError| Problem::unauthorized(&error.to_string());
-        let token = bearer_token(headers.iter().map(Vec::as_slice)).map_err(unauthorized)?;
-        let instance = self.instance;
-        let principal = match (&instance.authority, instance.remembered(token)) {
-            (Authority::ResourceManager(manager), _) => {
-                let vertex = if vertex.is_some() { vertex } else { self.vertex().await? };
-                manager.exchange(token, &GrantRequest::new(needed, &self.parameters, vertex)).await?
+        let token = bearer_token(headers.iter().map(Vec::as_slice))?;
+        let principal = match &self.instance.authority {
+            Authority::ResourceManager(manager) => {
+                let parameters = self.endpoint.parameters();
+                let vertex = if vertex.is_some() { vertex } else { self.vertex(&parameters).await? };
+                manager.exchange(token, &GrantRequest::new(needed, &parameters, vertex)).await?
             }
-            (_, Some(principal)) => principal,
-            (Authority::Key(verifier), None) => {
-                instance.admit().await?;
-                let verified = verifier.verify(token, ambient::now());
-                self.noted(token, verified.map_err(Refused::Token))?
+            Authority::Key(verifier) => {
+                self.instance.known(token, async || Ok(verifier.verify(token, ambient::now())?)).await?
             }
-            (Authority::Issuer(issuer), None) => {
-                instance.admit().await?;
-                let verified = issuer.verify(&instance.database, token).await;
-                self.noted(token, verified)?
+            Authority::Issuer(issuer) => {
+                self.instance.known(token, async || issuer.verify(&self.instance.database, token).await).await?
             }
         };
         let needed = ScopeSet::of(needed);
@@ -72,23 +65,9 @@ impl Asked<'_> {
         if missing.is_empty() { Ok(principal) } else { Err(Problem::insufficient_scope(&missing.to_string())) }
     }
 
-    /// Takes note of what came of verifying a token.
-    fn noted(&self, token: &str, verified: Result<Principal, Refused>) -> Result<Principal, Problem> {
-        match &verified {
-            Ok(principal) => self.instance.remember(token, principal),
-            // These alone cost something.
-            Err(Refused::Token(TokenError::Signature | TokenError::UnknownKey)) => self.instance.forged(),
-            Err(_) => {}
-        }
-        verified.map_err(|refused| match refused {
-            Refused::Token(error) => Problem::unauthorized(&error.to_string()),
-            Refused::Away(problem) => problem,
-        })
-    }
-
     /// The vertex of the context that the path names, if it has one.
-    async fn vertex(&self) -> Result<Option<i64>, Problem> {
-        let Some((_, context)) = self.parameters.iter().find(|(name, _)| *name == CONTEXT_ID) else { return Ok(None) };
+    async fn vertex(&self, parameters: &[(&str, &str)]) -> Result<Option<i64>, Problem> {
+        let Some((_, context)) = parameters.iter().find(|(name, _)| *name == CONTEXT_ID) else { return Ok(None) };
         let Ok(context) = id(context, "context") else { return Ok(None) };
         let row = contexts::get(&self.instance.database, Visible::All, ContextId(context)).await.map_err(database)?;
         Ok(row.and_then(|row| vertex_id(&row.spec)))
@@ -99,8 +78,7 @@ impl Asked<'_> {
     pub(crate) fn sealed_token(&self, execution: ExecutionId) -> Result<Option<SealedToken>, Problem> {
         let Some(keys) = &self.instance.config.seal_keys else { return Ok(None) };
         let headers = self.header(header::AUTHORIZATION.as_str());
-        let token = bearer_token(headers.iter().map(Vec::as_slice))
-            .map_err(|error| Problem::unauthorized(&error.to_string()))?;
+        let token = bearer_token(headers.iter().map(Vec::as_slice))?;
         keys.seal(token, execution, ambient::nonce()).map(Some).map_err(|error| internal(&error))
     }
 

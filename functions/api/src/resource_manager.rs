@@ -38,7 +38,7 @@ impl ResourceManager {
     /// Who shows this token, with what the manager grants them of what is asked for.
     pub(crate) async fn exchange(&self, token: &str, asked: &GrantRequest<'_>) -> Result<Principal, Problem> {
         if token.len() > LONGEST_TOKEN {
-            return Err(Problem::unauthorized(&TokenError::TooLong.to_string()));
+            return Err(TokenError::TooLong.into());
         }
         let body = serde_json::to_string(asked).map_err(|error| crate::answer::internal(&error))?;
         // A token has no line break, so no other token and request come to the same text.

@@ -38,8 +38,12 @@ impl Endpoint {
     /// What stands in the path, by name.
     pub(crate) fn parameters(&self) -> Vec<(&'static str, &str)> {
         match self {
-            Self::Health | Self::Version | Self::Engines | Self::ListContexts => vec![],
-            Self::CreateContext | Self::ListAllExecutions => vec![],
+            Self::Health
+            | Self::Version
+            | Self::Engines
+            | Self::ListContexts
+            | Self::CreateContext
+            | Self::ListAllExecutions => vec![],
             Self::GetContext { context } | Self::ListExecutions { context } | Self::CreateExecution { context } => {
                 vec![(CONTEXT_ID, context)]
             }

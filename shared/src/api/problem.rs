@@ -3,6 +3,7 @@
 
 use serde::Serialize;
 
+use crate::auth::TokenError;
 use crate::domain::FieldError;
 
 /// An error for a client, with the headers that belong to it. Holds nothing internal.
@@ -123,6 +124,13 @@ impl Problem {
     /// 500: a mistake of ours.
     pub fn internal() -> Self {
         Self::new(500, "Internal error", "The service made a mistake; its operator finds more in its log.".to_owned())
+    }
+}
+
+impl From<TokenError> for Problem {
+    /// 401, for the token's own reason.
+    fn from(error: TokenError) -> Self {
+        Self::unauthorized(&error.to_string())
     }
 }
 

@@ -71,18 +71,14 @@ pub fn explain(verifier: &Verifier, token: &str, now: Timestamp) -> Vec<Finding>
 
     let named = header.key_id.as_deref().map_or_else(|| "no kid".to_owned(), |id| format!("kid {}", shown(&id.into())));
     let with = format!("{} with {named}", shown(&header.algorithm.as_str().into()));
-    let key = if header.critical {
-        Err(TokenError::Algorithm)
-    } else {
-        verifier.keys().find(header.key_id.as_deref(), &header.algorithm)
-    };
-    let signed =
-        key.and_then(|key| if key.signed(token, &header.algorithm) { Ok(key) } else { Err(TokenError::Signature) });
     tell(
         "signature",
-        match signed {
-            Ok(key) => Ok(format!("{with}, by the key {}", key.fingerprint())),
-            Err(error) => Err(format!("{error}: {with}; the keys are {}", verifier.keys().names().join(", "))),
+        match verifier.key_of(&header) {
+            Ok(key) if key.signed(token, &header.algorithm) => Ok(format!("{with}, by the key {}", key.fingerprint())),
+            other => {
+                let error = other.err().unwrap_or(TokenError::Signature);
+                Err(format!("{error}: {with}; the keys are {}", verifier.keys().names().join(", ")))
+            }
         },
     );
     findings

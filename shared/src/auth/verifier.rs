@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::claims::{Fields, Header, decode};
-use super::{KeySet, ScopeSet};
+use super::{KeySet, ScopeSet, VerificationKey};
 use crate::domain::Timestamp;
 
 /// The longest token that is looked at, in bytes.
@@ -131,15 +131,20 @@ impl Verifier {
             return Err(TokenError::Malformed);
         };
         let header = Header::decode(header).ok_or(TokenError::Malformed)?;
-        if header.critical {
-            return Err(TokenError::Algorithm);
-        }
-        let key = self.keys.find(header.key_id.as_deref(), &header.algorithm)?;
+        let key = self.key_of(&header)?;
         let Fields(claims) = decode(claims).ok_or(TokenError::Malformed)?;
         // The signature costs a thousand times the rest. What would be refused anyway is refused before it; who may
         // not ask learns nothing from which reason comes first, since each is about what was sent.
         let principal = self.claimed(&claims, now)?;
         if key.signed(token, &header.algorithm) { Ok((principal, claims)) } else { Err(TokenError::Signature) }
+    }
+
+    /// The key that a token with this header must be signed with.
+    pub(super) fn key_of(&self, header: &Header) -> Result<&VerificationKey, TokenError> {
+        if header.critical {
+            return Err(TokenError::Algorithm);
+        }
+        self.keys.find(header.key_id.as_deref(), &header.algorithm)
     }
 
     fn claimed(&self, claims: &Claims, now: Timestamp) -> Result<Principal, TokenError> {

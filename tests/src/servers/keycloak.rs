@@ -119,6 +119,9 @@ impl Keycloak {
 }
 
 impl Realm {
+    /// Whom the access tokens of `demo-client` are for, among others.
+    pub const AUDIENCE: &'static str = "https://rm.datascience.ch/deployer";
+
     fn new(port: u16, name: &str) -> Self {
         Self { base: format!("http://localhost:{port}/auth"), name: name.to_owned(), http: http() }
     }

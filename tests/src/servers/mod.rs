@@ -12,7 +12,6 @@ mod images;
 mod keycloak;
 mod not_run;
 mod postgres;
-pub mod resource_manager;
 
 pub use docker::{DedicatedDocker, docker};
 pub use images::{BUSYBOX, busybox};

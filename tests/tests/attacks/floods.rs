@@ -5,16 +5,8 @@ use renga_tests::deployment::Deployment;
 use serde_json::json;
 use tokio::time::timeout;
 
-use crate::wire::Wire;
+use crate::wire::{Wire, ends};
 use crate::{CONTEXTS, SOON, Table, is_well};
-
-/// Sends all of `bytes` that is taken. Checks that there is one answer with a status of these, and then the end.
-async fn ends(deployment: &Deployment, bytes: Vec<u8>, possible: &[u16]) -> Result<()> {
-    let (replies, closed) = Wire::connect(deployment).await?.exchange(&bytes).await?;
-    let statuses: Vec<u16> = replies.iter().map(|reply| reply.status).collect();
-    ensure!(statuses.len() == 1 && possible.contains(&statuses[0]) && closed, "{statuses:?}, closed: {closed}");
-    Ok(())
-}
 
 #[tokio::test]
 async fn heads_have_an_end() -> Result<()> {
@@ -38,7 +30,7 @@ async fn heads_have_an_end() -> Result<()> {
         ),
         ("a line without an end", format!("{start}x: {}", "y".repeat(16 << 20)), &[431]),
     ] {
-        table.case(name, ends(&deployment, head.into_bytes(), possible).await);
+        table.case(name, ends(&deployment, head.as_bytes(), possible).await);
     }
     is_well(&deployment).await?;
     deployment.leave().await?;
@@ -65,7 +57,7 @@ async fn bodies_have_an_end() -> Result<()> {
             ("Content-Length: 67108864", &body),
         ] {
             let request = format!("{line}\r\nHost: localhost\r\n{framing}\r\n\r\n{body}");
-            table.case(format!("{name}, {framing}"), ends(&deployment, request.into_bytes(), &[status]).await);
+            table.case(format!("{name}, {framing}"), ends(&deployment, request.as_bytes(), &[status]).await);
         }
     }
     is_well(&deployment).await?;

@@ -4,20 +4,12 @@ use anyhow::{Context as _, Result, ensure};
 use renga_tests::deployment::Deployment;
 use serde_json::Value;
 
-use crate::wire::{Reply, Wire};
+use crate::wire::{Reply, Wire, ends};
 use crate::{CONTEXTS, NOWHERE, Table, is_well};
 
 /// Sends one request, and returns what came of it.
 async fn send(deployment: &Deployment, bytes: &[u8]) -> Result<(Vec<Reply>, bool)> {
     Wire::connect(deployment).await?.exchange(bytes).await
-}
-
-/// One answer with a status of these, and the connection is closed.
-async fn ends(deployment: &Deployment, bytes: &[u8], possible: &[u16]) -> Result<()> {
-    let (replies, closed) = send(deployment, bytes).await?;
-    let statuses: Vec<u16> = replies.iter().map(|reply| reply.status).collect();
-    ensure!(statuses.len() == 1 && possible.contains(&statuses[0]) && closed, "{statuses:?}, closed: {closed}");
-    Ok(())
 }
 
 #[tokio::test]

@@ -76,6 +76,14 @@ impl Wire {
     }
 }
 
+/// Sends all of `bytes` that is taken. Checks that there is one answer with a status of these, and then the end.
+pub(crate) async fn ends(deployment: &Deployment, bytes: &[u8], possible: &[u16]) -> Result<()> {
+    let (replies, closed) = Wire::connect(deployment).await?.exchange(bytes).await?;
+    let statuses: Vec<u16> = replies.iter().map(|reply| reply.status).collect();
+    ensure!(statuses.len() == 1 && possible.contains(&statuses[0]) && closed, "{statuses:?}, closed: {closed}");
+    Ok(())
+}
+
 async fn receive(from: &mut OwnedReadHalf, unread: &mut Vec<u8>) -> Result<Option<Reply>> {
     let end = loop {
         if let Some(at) = unread.windows(4).position(|bytes| bytes == b"\r\n\r\n") {

@@ -202,8 +202,7 @@ async fn authorize(
 
 /// What a redirect leads to: a good grant of everything that nobody may follow it to.
 async fn grant_anything(State((issuer, _)): State<(Arc<Issuer>, Shared)>) -> Response {
-    let every =
-        ["deployer:contexts_read", "deployer:contexts_write", "deployer:executions_read", "deployer:executions_write"];
+    let every: Vec<&str> = Issuer::EVERY_SCOPE.split(' ').collect();
     let further = json!({
         "https://rm.datascience.ch/scope": every,
         "https://rm.datascience.ch/service_claims": r#"{"claims":{}}"#,

@@ -1,0 +1,32 @@
+//! Reads what a token issuer publishes (OpenID Connect Discovery): the same way for whoever logs in there and for whoever wonders
+//! whether its tokens would be accepted.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use renga_shared::auth::discovery::{LONGEST_DOCUMENT, document_url};
+use reqwest::{Client, Response};
+
+/// A client for an issuer, whose answers may take as long as `answer`.
+pub(crate) fn client(answer: Duration) -> Result<Client> {
+    // A redirect could lead to somebody else.
+    let builder = Client::builder().timeout(answer).redirect(reqwest::redirect::Policy::none());
+    builder.build().context("cannot set up HTTP")
+}
+
+/// The issuer's discovery document, and where it is.
+pub(crate) async fn document(http: &Client, issuer: &str) -> Result<(Vec<u8>, String)> {
+    let url = document_url(issuer);
+    Ok((get(http, &url, LONGEST_DOCUMENT).await?, url))
+}
+
+/// What is at `url`, of `longest` bytes at most.
+pub(crate) async fn get(http: &Client, url: &str, longest: usize) -> Result<Vec<u8>> {
+    let read = async {
+        let answer = http.get(url).send().await.and_then(Response::error_for_status);
+        let whole = answer.map_err(reqwest::Error::without_url)?.bytes().await?;
+        ensure!(whole.len() <= longest, "the answer is longer than {longest} bytes");
+        Ok(whole.to_vec())
+    };
+    read.await.with_context(|| format!("cannot read {url}"))
+}
