@@ -79,7 +79,8 @@ impl Served {
 
     /// Passes on what the engine answered, and opens the circuit if it did not.
     pub fn heard<T>(&self, answer: Result<T, EngineError>) -> Result<T, EngineError> {
-        if let Err(EngineError::Down(reason)) = &answer
+        if let Err(error) = &answer
+            && let Some(reason) = error.away()
             && self.open_circuit(reason)
         {
             tracing::warn!(engine = %self.name, reason, "engine {} does not answer: {reason}", self.name);

@@ -37,10 +37,8 @@ pub enum Seen {
 pub enum Step {
     /// Record that this engine is chosen. Nothing is asked of it before that is durable.
     Choose(EngineName),
-    /// Have the engine make the object, then record its id.
+    /// Have the engine make the object, or complete the one that a cut-off pass began, then record its id.
     Create,
-    /// Record the id of an object that is already there.
-    Adopt(String),
     /// Have the engine start the object.
     Start(String),
     /// Record that it runs.
@@ -118,20 +116,17 @@ fn without_engine(wanted: Wanted, phase: Phase, choice: &Result<EngineName, Why>
 }
 
 fn with_engine(wanted: Wanted, phase: Phase, object: Option<&Object>) -> Step {
-    use ObjectState::{Created, Exited, Running, Starting};
+    use ObjectState::{Created, Exited, Failed, Lost, Running, Starting};
 
     let state = object.map(|object| (&object.state, object.id.clone()));
     match (phase, state) {
         (Phase::Pending, None) => without_engine(wanted, phase, &Err(stopped_before_start())),
         (Phase::Pending, Some((_, id))) => Step::RemoveObject(id),
 
-        (Phase::Scheduled, Some((_, id))) if wanted == Wanted::Running => Step::Adopt(id),
+        (Phase::Scheduled, _) if wanted == Wanted::Running => Step::Create,
         (Phase::Scheduled, Some((_, id))) => Step::RemoveObject(id),
-        (Phase::Scheduled, None) => match wanted {
-            Wanted::Running => Step::Create,
-            Wanted::Stopped => Step::Fail(stopped_before_start()),
-            Wanted::Removed => Step::FinishRemoval,
-        },
+        (Phase::Scheduled, None) if wanted == Wanted::Stopped => Step::Fail(stopped_before_start()),
+        (Phase::Scheduled, None) => Step::FinishRemoval,
 
         (Phase::Starting, Some((Created, id))) => match wanted {
             Wanted::Running => Step::Start(id),
@@ -154,6 +149,10 @@ fn with_engine(wanted: Wanted, phase: Phase, object: Option<&Object>) -> Step {
             // An end that was seen is recorded before anything is deleted: a wish does not make it untrue.
             Step::End { exit: exit.clone(), why: ended(exit) }
         }
+        (Phase::Starting, Some((Failed(why), _))) => Step::Fail(why.clone()),
+        (Phase::Starting | Phase::Running, Some((Lost(why), _))) | (Phase::Running, Some((Failed(why), _))) => {
+            Step::Lose(why.clone())
+        }
         (Phase::Starting | Phase::Running, None) if wanted == Wanted::Removed => Step::BeginStop(deleted()),
         (Phase::Starting | Phase::Running, None) => Step::Lose(gone()),
         (Phase::Running, Some((Created, _))) => Step::Lose(gone()),
@@ -163,7 +162,8 @@ fn with_engine(wanted: Wanted, phase: Phase, object: Option<&Object>) -> Step {
             Wanted::Removed => Step::RemoveObject(id),
             _ => Step::End { exit: exit.clone(), why: stopped(exit) },
         },
-        (Phase::Stopping, Some((Created, id))) => Step::RemoveObject(id),
+        (Phase::Stopping, Some((Lost(why) | Failed(why), _))) if wanted != Wanted::Removed => Step::Lose(why.clone()),
+        (Phase::Stopping, Some((Created | Lost(_) | Failed(_), id))) => Step::RemoveObject(id),
         (Phase::Stopping, None) => match wanted {
             Wanted::Removed => Step::FinishRemoval,
             _ => Step::Lose(gone()),
@@ -253,6 +253,8 @@ mod tests {
             ObjectState::Starting(None),
             ObjectState::Running { started: Timestamp(5) },
             ObjectState::Exited(exit()),
+            ObjectState::Failed(stopped_before_start()),
+            ObjectState::Lost(gone()),
         ];
         let object = |id: &str, state| Some(Object { id: id.into(), state, ports: vec![] });
         let mut objects = vec![None];
@@ -319,7 +321,6 @@ mod tests {
                     object = Some(Object { id: "one".into(), state: ObjectState::Created, ports: vec![] });
                     status.created("one".into()).unwrap()
                 }
-                Step::Adopt(id) => status.created(id).unwrap(),
                 Step::Start(_) => {
                     object.as_mut().unwrap().state = ObjectState::Running { started: Timestamp(5) };
                     status

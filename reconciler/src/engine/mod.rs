@@ -11,7 +11,7 @@
 //! deployment is adopted. `start` of what runs or has run, `stop` of what has ended and `remove` of what is gone are successes.
 //! `start`, `stop` and `remove` take the engine's own id and so never touch a later object of the same name.
 //!
-//! **Errors** say what to do next: [`EngineError::Down`] is about the engine and never about an execution,
+//! **Errors** say what to do next: [`EngineError::Down`] and [`EngineError::Unreached`] are about the engine and never about an execution,
 //! [`EngineError::Retry`] passes with time, [`EngineError::Refused`] never will, and then nothing is left running.
 //!
 //! **Never wait without bound.** A call that gets no answer ends as `Down`; [`Engine::prepare`] may take as long as it makes
@@ -83,6 +83,10 @@ pub enum ObjectState {
     },
     /// It ended.
     Exited(Exit),
+    /// It has not run and never will: the engine gave up on it.
+    Failed(Why),
+    /// It ran, or may have, and what became of it cannot be known: the engine lost what it was made of.
+    Lost(Why),
 }
 
 /// How an object ended.
@@ -131,15 +135,28 @@ pub struct LogEntry {
 /// for the execution's user and hold no secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EngineError {
-    /// It does not answer: nothing is known of anything on it.
+    /// It does not answer: nothing is known of anything on it, nor whether it did what it was asked.
     #[error("the engine does not answer: {0}")]
     Down(String),
+    /// It could not even be asked: nothing came of this call, and nothing is known of anything on it.
+    #[error("the engine cannot be reached: {0}")]
+    Unreached(String),
     /// It answers but cannot do this now.
     #[error("{}", .0.message)]
     Retry(Why),
     /// It will never do this.
     #[error("{}", .0.message)]
     Refused(Why),
+}
+
+impl EngineError {
+    /// Why the engine is not there, if that is what this says.
+    pub fn away(&self) -> Option<&str> {
+        match self {
+            Self::Down(reason) | Self::Unreached(reason) => Some(reason),
+            Self::Retry(_) | Self::Refused(_) => None,
+        }
+    }
 }
 
 /// A place that runs executions.
@@ -155,7 +172,8 @@ pub trait Engine: Send + Sync + 'static {
     /// something new to say.
     async fn prepare(&self, launch: &Launch, progress: &(dyn Fn(Why) + Send + Sync)) -> Result<(), EngineError>;
 
-    /// Makes the object, or adopts the one that there is. It does not run yet. Returns the engine's own id of it.
+    /// Makes the object, or adopts the one that there is, and completes it if a call that was cut off left something out.
+    /// It does not run yet. Returns the engine's own id of it.
     async fn create(&self, launch: &Launch) -> Result<String, EngineError>;
 
     /// Runs the object.

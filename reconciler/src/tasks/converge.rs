@@ -168,8 +168,10 @@ impl<'a> Pass<'a> {
                 let ports = object.as_ref().map(ports_json);
                 Ok(Sight { seen: Seen::Object(object), ports })
             }
-            Err(EngineError::Down(reason)) => unseen(Seen::Unreachable(served.unavailable(&reason))),
-            Err(error) => Err(error),
+            Err(error) => match error.away() {
+                Some(reason) => unseen(Seen::Unreachable(served.unavailable(reason))),
+                None => Err(error),
+            },
         }
     }
 
@@ -180,7 +182,6 @@ impl<'a> Pass<'a> {
             // Nothing was asked of the engine for it before now.
             Step::Choose(engine) => self.record(status.scheduled(engine)?, None, Sight::nothing()).await,
             Step::Create => self.create(sight).await,
-            Step::Adopt(object) => self.record(status.created(object)?, None, sight).await,
             Step::Start(object) => {
                 let served = self.engine()?;
                 crash_point!("before_start");
@@ -355,7 +356,7 @@ impl<'a> Pass<'a> {
     async fn put_off(&mut self, error: EngineError) -> Result<Next, PassError> {
         let why = match error {
             // The circuit is open now: the next plan says what waits for it and what does not.
-            EngineError::Down(_) => return Ok(Next::Read),
+            EngineError::Down(_) | EngineError::Unreached(_) => return Ok(Next::Read),
             EngineError::Retry(why) | EngineError::Refused(why) => why,
         };
         let attempts = self.work.attempts + 1;

@@ -104,10 +104,7 @@ impl Watch {
     }
 
     async fn went_down(&mut self, error: &EngineError) {
-        let reason = match error {
-            EngineError::Down(reason) => reason.clone(),
-            other => other.to_string(),
-        };
+        let reason = error.away().map_or_else(|| error.to_string(), str::to_owned);
         if self.served.open_circuit(&reason) {
             tracing::warn!(engine = %self.served.name, reason, "engine {} does not answer: {reason}", self.served.name);
         }

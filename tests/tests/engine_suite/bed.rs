@@ -282,7 +282,7 @@ pub(crate) fn refused<T: Debug>(answer: Result<T, EngineError>, reason: &str) ->
 /// Whether the engine counts as away, by an answer that came within `bound`.
 pub(crate) async fn down<T: Debug>(bound: Duration, call: impl Future<Output = Result<T, EngineError>>) -> Result<()> {
     match tokio::time::timeout(bound, call).await {
-        Ok(Err(EngineError::Down(reason))) if !reason.is_empty() => Ok(()),
+        Ok(Err(EngineError::Down(reason) | EngineError::Unreached(reason))) if !reason.is_empty() => Ok(()),
         Ok(other) => bail!("not down: {other:?}"),
         Err(_) => bail!("no answer within {bound:?}"),
     }

@@ -58,9 +58,9 @@ impl Client {
 
     /// Asks who is there, also when somebody was before: the engine may be another version by now.
     pub(super) async fn connect(&self) -> Result<Connection, Failure> {
-        let docker = self.url.connect().map_err(Failure::Down)?;
-        let docker = self.answer(ANSWER_WITHIN, docker.negotiate_version()).await?;
-        let told = self.answer(ANSWER_WITHIN, docker.version()).await?;
+        let docker = self.url.connect().map_err(Failure::Unreached)?;
+        let docker = self.answer(ANSWER_WITHIN, docker.negotiate_version()).await.map_err(Failure::before_asking)?;
+        let told = self.answer(ANSWER_WITHIN, docker.version()).await.map_err(Failure::before_asking)?;
         let version = told.version.unwrap_or_default();
         let api = told.api_version.unwrap_or_default();
         if api_version(&api).is_none_or(|api| api < OLDEST) {
@@ -68,7 +68,7 @@ impl Client {
                 "{} is {version} with API {api:?}: Docker Engine 20.10 (API 1.41) or newer is needed",
                 self.url
             );
-            return Err(Failure::Down(text));
+            return Err(Failure::Unreached(text));
         }
         let connection = Connection { docker, version };
         *self.connection.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection.clone());
@@ -90,10 +90,15 @@ impl Client {
 
     /// Forgets the connection to an engine that does not answer, and says which engine that is.
     pub(super) fn heard(&self, failure: Failure) -> Failure {
+        let forget = || *self.connection.lock().unwrap_or_else(PoisonError::into_inner) = None;
         match failure {
             Failure::Down(reason) => {
-                *self.connection.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                forget();
                 Failure::Down(format!("{}: {reason}", self.url))
+            }
+            Failure::Unreached(reason) => {
+                forget();
+                Failure::Unreached(format!("{}: {reason}", self.url))
             }
             answered => answered,
         }

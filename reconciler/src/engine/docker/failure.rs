@@ -20,6 +20,8 @@ pub(super) enum Failure {
     },
     /// There was no answer, or none that makes sense.
     Down(String),
+    /// There was no connection: the engine was not asked.
+    Unreached(String),
 }
 
 impl From<Error> for Failure {
@@ -31,13 +33,24 @@ impl From<Error> for Failure {
             // It came in the middle of a stream that had begun as a success.
             Error::DockerStreamError { error } => Self::Answered { status: 500, message: error },
             other => {
+                let unreached = matches!(&other, Error::HyperLegacyError { err } if err.is_connect());
                 // The outer layers say "client error"; the innermost one says "connection refused".
                 let mut cause: &dyn std::error::Error = &other;
                 while let Some(source) = cause.source() {
                     cause = source;
                 }
-                Self::Down(cause.to_string())
+                if unreached { Self::Unreached(cause.to_string()) } else { Self::Down(cause.to_string()) }
             }
+        }
+    }
+}
+
+impl Failure {
+    /// The same, of a question that comes before what the engine is to be asked for.
+    pub(super) fn before_asking(self) -> Self {
+        match self {
+            Self::Down(reason) => Self::Unreached(reason),
+            other => other,
         }
     }
 }
@@ -46,6 +59,7 @@ impl From<Failure> for EngineError {
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::Down(reason) => Self::Down(reason),
+            Failure::Unreached(reason) => Self::Unreached(reason),
             Failure::Answered { message, .. } if is_disk_full(&message) => Self::Retry(Why::new(
                 "EngineDiskFull",
                 "The engine's disk is full. It is tried again; its operator has to make room.",
@@ -160,7 +174,7 @@ mod tests {
 
     fn told(error: &EngineError) -> (&'static str, &str) {
         match error {
-            EngineError::Down(_) => ("down", ""),
+            EngineError::Down(_) | EngineError::Unreached(_) => ("away", ""),
             EngineError::Retry(why) => ("retry", &why.reason),
             EngineError::Refused(why) => ("refused", &why.reason),
         }
