@@ -137,6 +137,7 @@ async fn try_to_begin(config: &Config, db: &NativeDatabase) -> Result<Beginning,
         deployment: deployment.clone(),
         host_paths: config.host_paths.clone(),
         container_ip: config.container_ip,
+        kubernetes: config.kubernetes.clone(),
     };
     let engines = config.engines.iter().map(|(name, url)| (name.clone(), url.connect(&settings)));
     let (context, heard) = context(config, db.clone(), Engines::new(engines));

@@ -12,6 +12,7 @@ use bollard::query_parameters::{KillContainerOptions, RemoveContainerOptions, Re
 use futures::TryStreamExt as _;
 use renga_reconciler::clock::{Clock as _, SystemClock};
 use renga_reconciler::engine::fake::{FakeWorld, Fault, Operation};
+use renga_reconciler::engine::kubernetes::KubernetesSettings;
 use renga_reconciler::engine::{
     Engine, EngineError, EngineSettings, EngineUrl, Exit, Launch, LogEntry, Object, ObjectState, object_name,
 };
@@ -80,6 +81,7 @@ impl Bed {
             deployment: format!("suite-{:016x}", random.number()),
             host_paths: vec![allowed.path().to_owned()],
             container_ip: Ipv4Addr::LOCALHOST.into(),
+            kubernetes: KubernetesSettings::default(),
         };
         let other =
             other(&EngineSettings { deployment: format!("{}-other", settings.deployment), ..settings.clone() })?;
