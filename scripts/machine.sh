@@ -85,3 +85,14 @@ make_prepared() {
     fi
     mv "$new" "$2"
 }
+
+# The folder of the plugins that give pods their network: Debian's place, then the others'.
+network_plugins() {
+    local folder
+    for folder in /usr/lib/cni /opt/cni/bin /usr/libexec/cni; do
+        if [ -x "$folder/bridge" ]; then
+            echo "$folder"
+            return
+        fi
+    done
+}
