@@ -100,7 +100,7 @@ impl Follower {
                 self.pass = self.begin().await?;
             }
             let Some(mut pass) = self.pass.take() else { return Ok(None) };
-            let lines = self.read(&mut pass).await?;
+            let lines = read(&self.cluster, &mut pass, self.followed).await?;
             let ended = lines.is_none();
             let lines = lines.unwrap_or_else(|| pass.lines.end().into_iter().collect());
             for line in lines {
@@ -118,29 +118,6 @@ impl Follower {
                 self.followed = true;
             }
         }
-    }
-
-    /// More of the answer, or its end.
-    async fn read(&self, pass: &mut Pass) -> Result<Option<Vec<Line>>, EngineError> {
-        let watched = self.cluster.ready().await?;
-        let bytes = tokio::select! {
-            bytes = pass.answer.fill_buf() => bytes.map_err(|error| Failure::Down(error.to_string())),
-            failure = watched.store.broken() => Err(failure),
-        };
-        let bytes = bytes.map_err(|failure| self.cluster.connection.heard(failure))?;
-        if bytes.is_empty() {
-            return Ok(None);
-        }
-        let length = bytes.len();
-        let lines = pass.lines.take(bytes);
-        pass.answer.as_mut().consume(length);
-        if let Some(message) = pass.lines.refusal() {
-            if self.followed {
-                return Ok(None);
-            }
-            return Err(unreadable(&message));
-        }
-        Ok(Some(lines))
     }
 
     /// Tells a line, unless it was told before or is not wanted.
@@ -240,6 +217,29 @@ impl Follower {
             }
         }
     }
+}
+
+/// More of the answer, or its end.
+async fn read(cluster: &Cluster, pass: &mut Pass, followed: bool) -> Result<Option<Vec<Line>>, EngineError> {
+    let watched = cluster.ready().await?;
+    let bytes = tokio::select! {
+        bytes = pass.answer.fill_buf() => bytes.map_err(|error| Failure::Down(error.to_string())),
+        failure = watched.store.broken() => Err(failure),
+    };
+    let bytes = bytes.map_err(|failure| cluster.connection.heard(failure))?;
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let length = bytes.len();
+    let lines = pass.lines.take(bytes);
+    pass.answer.as_mut().consume(length);
+    if let Some(message) = pass.lines.refusal() {
+        if followed {
+            return Ok(None);
+        }
+        return Err(unreadable(&message));
+    }
+    Ok(Some(lines))
 }
 
 fn unreadable(message: &str) -> EngineError {
