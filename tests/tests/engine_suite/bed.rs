@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,10 +20,13 @@ use renga_reconciler::engine::{
 use renga_reconciler::random::Random;
 use renga_shared::domain::{ExecutionId, Specification};
 use renga_tests::deployment::until;
+use renga_tests::kubernetes::Executions;
 use renga_tests::scripts::{Script, TestEngine};
+use renga_tests::servers::Cluster;
 use serde_json::{Value, json};
 
 use crate::flaws::{Flaw, Flawed};
+use crate::cluster;
 use crate::gate::Gate;
 
 pub(crate) use renga_tests::deployment::PATIENCE;
@@ -46,6 +50,15 @@ enum Place {
     Fake(FakeWorld),
     Flawed(FakeWorld, Flaw),
     Docker(bollard::Docker, Gate),
+    Kubernetes(Namespace, Gate),
+}
+
+/// What a cluster gives to one test.
+pub(crate) struct Namespace {
+    pub(crate) cluster: &'static Cluster,
+    pub(crate) executions: Executions,
+    /// The way to the API server that leads through the gate.
+    kubeconfig: PathBuf,
 }
 
 impl Bed {
@@ -70,6 +83,16 @@ impl Bed {
         })
     }
 
+    pub(crate) async fn kubernetes(cluster: &'static Cluster) -> Result<Self> {
+        let executions = Executions::new(cluster, "suite").await?;
+        let api: SocketAddr = cluster.url().trim_start_matches("https://").parse()?;
+        let gate = Gate::before_address(api).await?;
+        let kubeconfig = executions.kubeconfig_through(gate.socket().parse()?, &api.ip().to_string())?;
+        let url = executions.url();
+        let place = Place::Kubernetes(Namespace { cluster, executions, kubeconfig }, gate);
+        Self::new(TestEngine::Kubernetes, place, |settings| Ok(EngineUrl::parse(&url)?.connect(settings)))
+    }
+
     fn new(
         which: TestEngine,
         place: Place,
@@ -81,7 +104,7 @@ impl Bed {
             deployment: format!("suite-{:016x}", random.number()),
             host_paths: vec![allowed.path().to_owned()],
             container_ip: Ipv4Addr::LOCALHOST.into(),
-            kubernetes: KubernetesSettings::default(),
+            kubernetes: KubernetesSettings { stop_grace: Duration::from_secs(20), ..KubernetesSettings::default() },
         };
         let other =
             other(&EngineSettings { deployment: format!("{}-other", settings.deployment), ..settings.clone() })?;
@@ -159,11 +182,30 @@ impl Bed {
         Ok(String::from_utf8(all.iter().flat_map(|entry| entry.bytes.to_vec()).collect())?)
     }
 
+    /// Where ports are reached.
+    pub(crate) fn host(&self) -> String {
+        match &self.place {
+            Place::Kubernetes(namespace, _) => namespace.cluster.node_address().to_string(),
+            _ => self.settings.container_ip.to_string(),
+        }
+    }
+
+    /// The namespace of the cluster that this is on, if it is on one.
+    pub(crate) fn namespace(&self) -> Option<&Namespace> {
+        match &self.place {
+            Place::Kubernetes(namespace, _) => Some(namespace),
+            _ => None,
+        }
+    }
+
     /// The name of a volume that is kept, until the end of the test.
-    pub(crate) fn claim(&self) -> String {
+    pub(crate) async fn claim(&self) -> Result<String> {
         let name = format!("renga-suite-{:016x}", self.random.number());
         self.claims.lock().unwrap_or_else(PoisonError::into_inner).push(name.clone());
-        name
+        if let Some(namespace) = self.namespace() {
+            cluster::claim(namespace, &name, self.allowed.path()).await?;
+        }
+        Ok(name)
     }
 
     /// The engine's names of the volumes that an object has. None where there are no files.
@@ -185,6 +227,7 @@ impl Bed {
             Place::Docker(docker, _) => {
                 docker.kill_container(&object_name(launch.id), None::<KillContainerOptions>).await?;
             }
+            Place::Kubernetes(namespace, _) => cluster::kill(namespace, launch).await?,
         }
         Ok(())
     }
@@ -197,6 +240,15 @@ impl Bed {
                 let options = RemoveContainerOptions { force: true, v: true, link: false };
                 docker.remove_container(&object_name(launch.id), Some(options)).await?;
             }
+            Place::Kubernetes(namespace, _) => {
+                cluster::lose(namespace, launch).await?;
+                // A watch tells it a moment later.
+                let told = until("the engine to see it", async || {
+                    let seen = self.engine.inspect(launch.id).await?;
+                    Ok(seen.map_or(Ok(()), |object| Err(json!(format!("{object:?}")))))
+                });
+                tokio::time::timeout(Duration::from_secs(2), told).await.context("the watch tells nothing")??;
+            }
         }
         Ok(())
     }
@@ -205,7 +257,7 @@ impl Bed {
     pub(crate) async fn take_away(&self) -> Result<()> {
         match &self.place {
             Place::Fake(world) | Place::Flawed(world, _) => world.set_down(true),
-            Place::Docker(_, gate) => gate.close().await?,
+            Place::Docker(_, gate) | Place::Kubernetes(_, gate) => gate.close().await?,
         }
         Ok(())
     }
@@ -219,7 +271,7 @@ impl Bed {
                     world.fail_next(operation, Fault::Hangs);
                 }
             }
-            Place::Docker(_, gate) => gate.silence().await?,
+            Place::Docker(_, gate) | Place::Kubernetes(_, gate) => gate.silence().await?,
         }
         Ok(())
     }
@@ -231,7 +283,7 @@ impl Bed {
                 world.forget_faults();
                 world.set_down(false);
             }
-            Place::Docker(_, gate) => gate.open().await?,
+            Place::Docker(_, gate) | Place::Kubernetes(_, gate) => gate.open().await?,
         }
         Ok(())
     }
@@ -252,6 +304,10 @@ impl Bed {
                 present(docker.remove_volume(&name, None::<RemoveVolumeOptions>).await)?;
             }
         }
+        if let Some(namespace) = self.namespace() {
+            let claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            cluster::clean(namespace, &claims).await?;
+        }
         Ok(())
     }
 }
@@ -260,7 +316,10 @@ fn connect(place: &Place, settings: &EngineSettings) -> Result<Arc<dyn Engine>> 
     Ok(match place {
         Place::Fake(world) => Arc::new(world.engine(settings)),
         Place::Flawed(world, flaw) => Arc::new(Flawed::new(world.engine(settings), *flaw)),
-        Place::Docker(_, gate) => EngineUrl::parse(&format!("docker://{}", gate.socket().display()))?.connect(settings),
+        Place::Docker(_, gate) => EngineUrl::parse(&format!("docker://{}", gate.socket()))?.connect(settings),
+        Place::Kubernetes(namespace, _) => {
+            EngineUrl::parse(&namespace.executions.url_by(&namespace.kubeconfig))?.connect(settings)
+        }
     })
 }
 

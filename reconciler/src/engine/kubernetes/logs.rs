@@ -49,6 +49,7 @@ pub(super) fn follow(
         since,
         read: Place::default(),
         followed: false,
+        done: false,
         idle: 0,
         pass: None,
         next: VecDeque::new(),
@@ -73,6 +74,8 @@ struct Follower {
     read: Place,
     /// Whether logs were followed to an end.
     followed: bool,
+    /// Whether they were read after it had ended.
+    done: bool,
     /// Answers in a row that brought nothing although the pod runs.
     idle: u32,
     pass: Option<Pass>,
@@ -96,6 +99,9 @@ impl Follower {
             if let Some(entry) = self.next.pop_front() {
                 return Ok(Some(entry));
             }
+            if self.done {
+                return Ok(None);
+            }
             if self.pass.is_none() {
                 self.pass = self.begin().await?;
             }
@@ -111,11 +117,8 @@ impl Follower {
             } else if pass.running {
                 self.followed = true;
                 self.idle = if pass.news { 0 } else { self.idle + 1 };
-            } else if self.next.is_empty() {
-                return Ok(None);
             } else {
-                // The next look finds nothing more.
-                self.followed = true;
+                self.done = true;
             }
         }
     }

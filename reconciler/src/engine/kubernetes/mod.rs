@@ -65,6 +65,7 @@ pub use url::KubernetesUrl;
 
 use self::client::{ANSWER_WITHIN, Connection};
 use self::cluster::{Cluster, busy};
+use self::failure::Failure;
 use self::pod::Life;
 use self::state::{JobSeen, Known, ObjectId};
 use self::store::Kind;
@@ -107,7 +108,7 @@ impl Engine for Kubernetes {
     async fn probe(&self) -> Result<EngineInfo, EngineError> {
         let client = self.cluster.connection.client().await?;
         let answer = self.cluster.connection.answer(PROBE_WITHIN, client.apiserver_version()).await;
-        self.cluster.answered(answer.is_ok());
+        self.cluster.answered(!matches!(answer, Err(Failure::Down(_) | Failure::Unreached(_))));
         let version = answer?.git_version;
         // An API server that answers, but not to who may not watch, is of no use.
         match self.cluster.ready().await {
