@@ -71,9 +71,10 @@ pub async fn grant(cluster: &Cluster, own: &str, executions: &str) -> Result<()>
             .replace("namespace: renga-executions\n", &format!("namespace: {executions}\n"))
             .replace("namespace: renga\n", &format!("namespace: {own}\n"))
             // Roles of the cluster are shared by all tests: each binds its own account.
-            .replace("kind: ClusterRoleBinding\nmetadata:\n  name: renga-deployer", &format!(
-                "kind: ClusterRoleBinding\nmetadata:\n  name: renga-deployer-{own}"
-            ));
+            .replace(
+                "kind: ClusterRoleBinding\nmetadata:\n  name: renga-deployer",
+                &format!("kind: ClusterRoleBinding\nmetadata:\n  name: renga-deployer-{own}"),
+            );
         cluster.apply_text(&manifest).await?;
     }
     Ok(())

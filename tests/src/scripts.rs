@@ -71,6 +71,11 @@ impl TestEngine {
         !matches!(self, Self::Kubernetes)
     }
 
+    /// Whether it keeps a carriage return before a line end. containerd does not.
+    pub const fn keeps_carriage_returns(self) -> bool {
+        !matches!(self, Self::Kubernetes)
+    }
+
     /// Whether it pulls images before an object is made, and runs one by the time it is started. Otherwise it tells how far
     /// that is by the object's state.
     pub const fn starts_at_once(self) -> bool {

@@ -237,7 +237,8 @@ impl EngineUrl {
             Some("k8s") => kubernetes::KubernetesUrl::parse(url).map(Self::Kubernetes),
             Some("fake") => Ok(Self::Fake),
             _ => Err(BadEngineUrl(
-                "it must be docker:///PATH/TO/docker.sock, docker+tcp://HOST:PORT?certs=DIR, k8s://CONTEXT or fake://".into(),
+                "it must be docker:///PATH/TO/docker.sock, docker+tcp://HOST:PORT?certs=DIR, k8s://CONTEXT or fake://"
+                    .into(),
             )),
         }
     }

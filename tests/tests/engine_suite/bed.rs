@@ -25,8 +25,8 @@ use renga_tests::scripts::{Script, TestEngine};
 use renga_tests::servers::Cluster;
 use serde_json::{Value, json};
 
-use crate::flaws::{Flaw, Flawed};
 use crate::cluster;
+use crate::flaws::{Flaw, Flawed};
 use crate::gate::Gate;
 
 pub(crate) use renga_tests::deployment::PATIENCE;
@@ -157,6 +157,18 @@ impl Bed {
     /// The object of an execution, which has to be there.
     pub(crate) async fn object(&self, launch: &Launch) -> Result<Object> {
         self.engine.inspect(launch.id).await?.context("there is no object")
+    }
+
+    /// The object once it runs.
+    pub(crate) async fn running(&self, launch: &Launch) -> Result<Object> {
+        until("the object to run", async || {
+            let seen = self.object(launch).await?;
+            Ok(match seen.state {
+                ObjectState::Running { .. } => Ok(seen),
+                other => Err(json!(format!("{other:?}"))),
+            })
+        })
+        .await
     }
 
     /// How it ended, when it has.

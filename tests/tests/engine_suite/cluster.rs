@@ -19,7 +19,9 @@ pub(crate) async fn claim(Namespace { cluster, executions, .. }: &Namespace, nam
         "hostPath": { "path": folder.join(name), "type": "DirectoryOrCreate" },
     });
     let metadata = json!({ "name": name });
-    cluster.apply(&json!({ "apiVersion": "v1", "kind": "PersistentVolume", "metadata": metadata, "spec": spec })).await?;
+    cluster
+        .apply(&json!({ "apiVersion": "v1", "kind": "PersistentVolume", "metadata": metadata, "spec": spec }))
+        .await?;
     let spec = json!({
         "accessModes": ["ReadWriteOnce"],
         "storageClassName": "",
@@ -70,7 +72,8 @@ pub(crate) async fn clean(Namespace { cluster, executions, .. }: &Namespace, cla
     let selector = format!("--selector={EXECUTION_LABEL}");
     let gone = until("what belongs to a Job to go with it", async || {
         let left = cluster.get(&[kinds, &selector, "--namespace", &executions.namespace]).await?;
-        let names: Vec<_> = left["items"].as_array().into_iter().flatten().map(|item| &item["metadata"]["name"]).collect();
+        let names: Vec<_> =
+            left["items"].as_array().into_iter().flatten().map(|item| &item["metadata"]["name"]).collect();
         Ok(if names.is_empty() { Ok(()) } else { Err(json!(names)) })
     });
     let gone = gone.await;

@@ -56,7 +56,8 @@ pub(crate) async fn a_missing_command_is_refused(bed: &Bed) -> Result<()> {
             ensure!(seen.state == ObjectState::Created && seen.ports.is_empty(), "it never ran: {seen:?}");
         } else {
             engine.start(&object).await?;
-            let failed = |state: &ObjectState| matches!(state, ObjectState::Failed(why) if why.reason == "CommandNotFound");
+            let failed =
+                |state: &ObjectState| matches!(state, ObjectState::Failed(why) if why.reason == "CommandNotFound");
             becomes(bed, &launch, failed).await?;
         }
     }
@@ -84,9 +85,7 @@ pub(crate) async fn a_missing_image_is_told(bed: &Bed) -> Result<()> {
     if !bed.which.starts_at_once() {
         let object = bed.run(&launch).await?;
         for reason in ["ErrImagePull", "ImagePullBackOff"] {
-            let told = |state: &ObjectState| {
-                matches!(state, ObjectState::Starting(Some(why)) if why.reason == reason && why.message.contains("no/such"))
-            };
+            let told = |state: &ObjectState| matches!(state, ObjectState::Starting(Some(why)) if why.reason == reason && why.message.contains("no/such"));
             becomes(bed, &launch, told).await?;
         }
         // What has not started can be ended all the same.

@@ -76,8 +76,10 @@ pub(crate) async fn host_paths_only_where_they_are_allowed(bed: &Bed) -> Result<
 pub(crate) async fn config_maps_and_secrets_are_given_or_refused(bed: &Bed) -> Result<()> {
     if let Some(namespace) = bed.namespace() {
         cluster::config(namespace).await?;
-        let sources =
-            [("ConfigMap", json!({"configMap": {"name": "given"}})), ("Secret", json!({"secret": {"secretName": "given"}}))];
+        let sources = [
+            ("ConfigMap", json!({"configMap": {"name": "given"}})),
+            ("Secret", json!({"secret": {"secretName": "given"}})),
+        ];
         for (kind, mut volume) in sources {
             volume["name"] = json!("v");
             let fields = json!({ "volumes": [volume], "volumeMounts": [{"name": "v", "mountPath": "/data"}] });

@@ -39,7 +39,10 @@ async fn is_away(engine: &dyn Engine, launch: &renga_reconciler::engine::Launch)
         // As the reconciler does, whose probe tells the engine when to look.
         let probed = engine.probe().await;
         match (probed, engine.inspect(launch.id).await) {
-            (Err(EngineError::Down(_) | EngineError::Unreached(_)), Err(EngineError::Down(_) | EngineError::Unreached(_))) => {
+            (
+                Err(EngineError::Down(_) | EngineError::Unreached(_)),
+                Err(EngineError::Down(_) | EngineError::Unreached(_)),
+            ) => {
                 return Ok(());
             }
             (_, Ok(None)) => bail!("it said that there is no object"),
@@ -66,7 +69,10 @@ async fn goes_on_through(
 
     leave(&mut cluster).await?;
     is_away(&*ground.engine, &launch).await?;
-    let ended = async { while events.try_next().await?.is_some() {} Ok::<_, EngineError>(()) };
+    let ended = async {
+        while events.try_next().await?.is_some() {}
+        Ok::<_, EngineError>(())
+    };
     ensure!(matches!(tokio::time::timeout(KNOWN_WITHIN, ended).await?, Err(error) if error.away().is_some()));
     let broken = async {
         while let Some(entry) = logs.try_next().await? {
@@ -99,18 +105,22 @@ impl Ground {
 #[tokio::test]
 async fn one_that_crashes_and_is_restarted() -> Result<()> {
     let cluster = require!(dedicated_kubernetes);
-    goes_on_through(cluster, async |cluster| cluster.kill_api_server().await, async |cluster| {
-        cluster.start_api_server().await
-    })
+    goes_on_through(
+        cluster,
+        async |cluster| cluster.kill_api_server().await,
+        async |cluster| cluster.start_api_server().await,
+    )
     .await
 }
 
 #[tokio::test]
 async fn one_that_does_not_answer() -> Result<()> {
     let cluster = require!(dedicated_kubernetes);
-    goes_on_through(cluster, async |cluster| cluster.pause_api_server().await, async |cluster| {
-        cluster.continue_api_server().await
-    })
+    goes_on_through(
+        cluster,
+        async |cluster| cluster.pause_api_server().await,
+        async |cluster| cluster.continue_api_server().await,
+    )
     .await
 }
 

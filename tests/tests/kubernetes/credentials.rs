@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
-use renga_reconciler::engine::{Engine, EngineError, ObjectState};
+use renga_reconciler::engine::{EngineError, ObjectState};
 use renga_tests::deployment::until;
 use renga_tests::require;
 use renga_tests::scripts::Script;
@@ -81,7 +81,8 @@ async fn a_token_that_is_replaced_is_read_again() -> Result<()> {
         "{refused:?}"
     );
     std::fs::write(&file, &token)?;
-    until("the new token to be used", async || Ok(engine.probe().await.map_err(|error| json!(error.to_string())))).await?;
+    until("the new token to be used", async || Ok(engine.probe().await.map_err(|error| json!(error.to_string()))))
+        .await?;
     let launch = ground.script(&Script::Exit(0))?;
     engine.create(&launch).await?;
     Ok(())

@@ -14,7 +14,13 @@ fn is_lost(state: &ObjectState) -> bool {
     matches!(state, ObjectState::Lost(_))
 }
 
-async fn is_lost_as(ground: &Ground, script: &Script, reason: &str, take: impl AsyncFnOnce(&str) -> Result<()>, cluster: &renga_tests::servers::Cluster) -> Result<()> {
+async fn is_lost_as(
+    ground: &Ground,
+    script: &Script,
+    reason: &str,
+    take: impl AsyncFnOnce(&str) -> Result<()>,
+    cluster: &renga_tests::servers::Cluster,
+) -> Result<()> {
     let launch = ground.script(script)?;
     let object = ground.run_until_started(&launch).await?;
     take(&ground.pod_name(cluster, &launch).await?).await?;
@@ -87,7 +93,10 @@ async fn a_node_that_goes_away_for_a_while_changes_nothing_and_one_that_is_gone_
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
-    ensure!(matches!(&state, ObjectState::Lost(why) if why.reason == "NodeLost" || why.reason == "PodDeleted"), "{state:?}");
+    ensure!(
+        matches!(&state, ObjectState::Lost(why) if why.reason == "NodeLost" || why.reason == "PodDeleted"),
+        "{state:?}"
+    );
     // Nobody on the node can say that the pod has ended, and it is removed all the same.
     ground.engine.remove(&object).await?;
     ensure!(ground.engine.inspect(launch.id).await?.is_none());

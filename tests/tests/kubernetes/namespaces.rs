@@ -21,9 +21,11 @@ async fn executions_run_where_they_may_ask_to() -> Result<()> {
     let further = cluster.new_namespace("further").await?;
     let ground = Ground::with(cluster, "own", &format!("&namespaces={further}")).await?;
     grant(cluster, &ground.executions.namespace, &further).await?;
-    for (wanted, expected) in
-        [("default", &ground.executions.namespace), (&ground.executions.namespace, &ground.executions.namespace), (&further, &further)]
-    {
+    for (wanted, expected) in [
+        ("default", &ground.executions.namespace),
+        (&ground.executions.namespace, &ground.executions.namespace),
+        (&further, &further),
+    ] {
         let mut launch = ground.script(&Script::Exit(3))?;
         launch.namespace = wanted.to_owned();
         let object = ground.run(&launch).await?;

@@ -100,7 +100,9 @@ impl Namespaces {
             _ if wanted == DEFAULT => Ok(self.own.clone()),
             _ => Err(EngineError::Refused(Why::new(
                 "NamespaceNotAllowed",
-                format!("This engine runs nothing in the namespace {wanted:?}: its option namespaces does not name it."),
+                format!(
+                    "This engine runs nothing in the namespace {wanted:?}: its option namespaces does not name it."
+                ),
             ))),
         }
     }

@@ -1,6 +1,5 @@
 //! One cluster as a deployment uses it: its connection, its watches, and what is asked when these do not tell.
 
-
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -214,4 +213,3 @@ impl Default for KubernetesSettings {
         Self { stop_grace: std::time::Duration::from_secs(10), container_ip: None, ingress: None }
     }
 }
-

@@ -103,7 +103,9 @@ impl From<Failure> for EngineError {
             // So the API server words what no role allows.
             403 if said(" cannot ") => retry(
                 "NotPermitted",
-                format!("The deployer's service account may not do this: {shown}. Its operator has to apply deploy/rbac."),
+                format!(
+                    "The deployer's service account may not do this: {shown}. Its operator has to apply deploy/rbac."
+                ),
             ),
             408 | 409 | 429 | 500.. => retry("EngineError", format!("The cluster could not do it: {shown}")),
             _ => Self::Refused(Why::new("EngineRefused", format!("The cluster refused it: {shown}"))),

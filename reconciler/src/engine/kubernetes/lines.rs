@@ -168,7 +168,10 @@ mod tests {
     fn what_the_kubelet_says_instead_is_no_line() {
         for end in ["", "\n"] {
             let mut lines = Lines::default();
-            assert_eq!(lines.take(format!("unable to retrieve container logs for containerd://0123{end}").as_bytes()), []);
+            assert_eq!(
+                lines.take(format!("unable to retrieve container logs for containerd://0123{end}").as_bytes()),
+                []
+            );
             assert_eq!(lines.end(), None);
             assert!(lines.refusal().unwrap().contains("0123"));
         }

@@ -5,6 +5,7 @@
 //!   standard output.
 //! - Times are given by nanoseconds but asked for by seconds, and the runtime may write two streams slightly out of order.
 //!   So logs are asked for from a second before, and what is not wanted is left out here. Times never decrease.
+//! - A node's runtime may keep less than was written: containerd drops a carriage return before a line end.
 //! - The end of an answer may be the pod's or the kubelet's that is restarted. So logs that were followed are read again
 //!   from their last line when the pod has ended.
 

@@ -222,19 +222,20 @@ impl Engine for Kubernetes {
         let begin = async move {
             let watched = Arc::clone(cluster.ready().await.map_err(away)?);
             let receiver = watched.store.events();
-            let told = stream::try_unfold((cluster, watched, receiver), |(cluster, watched, mut receiver)| async move {
-                let event = tokio::select! {
-                    event = receiver.recv() => event,
-                    failure = watched.store.broken() => return Err(away(failure.into())),
-                };
-                let event = match event {
-                    Ok(event) => event,
-                    Err(RecvError::Lagged(_)) => EngineEvent::Resync,
-                    Err(RecvError::Closed) => return Ok(None),
-                };
-                // The watches last as long as somebody listens.
-                Ok(Some((event, (cluster, watched, receiver))))
-            });
+            let told =
+                stream::try_unfold((cluster, watched, receiver), |(cluster, watched, mut receiver)| async move {
+                    let event = tokio::select! {
+                        event = receiver.recv() => event,
+                        failure = watched.store.broken() => return Err(away(failure.into())),
+                    };
+                    let event = match event {
+                        Ok(event) => event,
+                        Err(RecvError::Lagged(_)) => EngineEvent::Resync,
+                        Err(RecvError::Closed) => return Ok(None),
+                    };
+                    // The watches last as long as somebody listens.
+                    Ok(Some((event, (cluster, watched, receiver))))
+                });
             Ok::<_, EngineError>(stream::once(async { Ok(EngineEvent::Resync) }).chain(told))
         };
         stream::once(begin).try_flatten().boxed()

@@ -203,7 +203,9 @@ pub(super) fn stopped_before_start() -> Why {
 fn disrupted(condition: &PodCondition, code: Option<i64>) -> Why {
     let reason = condition.reason.as_deref().unwrap_or_default();
     let (word, text) = match reason {
-        "PreemptionByScheduler" | "PreemptionByKubeScheduler" => ("Preempted", "Its pod made room for a more important one"),
+        "PreemptionByScheduler" | "PreemptionByKubeScheduler" => {
+            ("Preempted", "Its pod made room for a more important one")
+        }
         "DeletionByTaintManager" => ("NodeLost", "Its node went away or may not run it any more"),
         "EvictionByEvictionAPI" => ("Evicted", "Its pod was evicted, as when a node is drained"),
         "DeletionByPodGC" => ("NodeLost", "Its node is no longer part of the cluster"),

@@ -68,7 +68,8 @@ fn what_never_ran_is_told_from_what_ended() {
 #[test]
 fn what_it_waits_for_is_told() {
     let unscheduled = |message: &str| {
-        let condition = json!({"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message});
+        let condition =
+            json!({"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message});
         json!({"phase": "Pending", "conditions": [condition]})
     };
     for (status, expected) in [

@@ -9,7 +9,9 @@ use serde_json::{Value, json};
 use super::job::PORTS;
 use super::pod::{Life, PodSeen, at, stopped_before_start, version};
 use super::ports;
-use crate::engine::{DEPLOYMENT_LABEL, EXECUTION_LABEL, EngineSettings, Exit, Listed, Object, ObjectState, object_name};
+use crate::engine::{
+    DEPLOYMENT_LABEL, EXECUTION_LABEL, EngineSettings, Exit, Listed, Object, ObjectState, object_name,
+};
 
 /// The annotation with how an execution ended whose pod had to be deleted to end it: the pod can tell no more.
 pub(super) const KILLED: &str = "io.renga.killed";
@@ -26,6 +28,8 @@ pub(super) struct JobSeen {
     pub(super) deleting: bool,
     pub(super) end: Option<JobEnd>,
     pub(super) ports: Vec<String>,
+    /// Whether it was stopped before it was seen to run: nobody but `stop` gives a Job a deadline, and only then.
+    stopped: bool,
     killed: Option<Exit>,
 }
 
@@ -33,7 +37,6 @@ pub(super) struct JobSeen {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct JobEnd {
     complete: bool,
-    reason: String,
     at: Timestamp,
 }
 
@@ -51,13 +54,9 @@ impl JobSeen {
             deleting: job.metadata.deletion_timestamp.is_some(),
             end: end(job),
             ports: ports::specified(annotations.and_then(|all| all.get(PORTS))),
+            stopped: job.spec.as_ref().is_some_and(|spec| spec.active_deadline_seconds.is_some()),
             killed: annotations.and_then(|all| all.get(KILLED)).and_then(|text| read_exit(text)),
         })
-    }
-
-    /// Whether it was stopped before it was seen to run: nobody but `stop` sets a deadline for a Job, and only then.
-    fn is_stopped_early(&self) -> bool {
-        self.end.as_ref().is_some_and(|end| end.reason == "DeadlineExceeded")
     }
 
     /// The engine's own id of it: where it is, and which of all that ever had its name it is.
@@ -107,7 +106,7 @@ fn end(job: &Job) -> Option<JobEnd> {
             _ => return None,
         };
         let at = at(condition.last_transition_time.as_ref()).unwrap_or_default();
-        Some(JobEnd { complete, reason: condition.reason.clone().unwrap_or_default(), at })
+        Some(JobEnd { complete, at })
     });
     ends.next()
 }
@@ -166,8 +165,10 @@ impl Known {
             return ObjectState::Exited(exit.clone());
         }
         let Some(pod) = self.pod_of(job) else { return self.without_pod(job) };
-        if let (Some(exit), true) = (&pod.exit, job.is_stopped_early()) {
-            return ObjectState::Exited(exit.clone());
+        if job.stopped && (pod.life.is_over() || self.pod_gone) {
+            // It may have started just then.
+            let ran = pod.exit.clone().filter(|exit| exit.started.is_some());
+            return ran.map_or_else(|| ObjectState::Failed(stopped_before_start()), ObjectState::Exited);
         }
         match &pod.life {
             Life::Ended(exit) => ObjectState::Exited(exit.clone()),
@@ -186,14 +187,10 @@ impl Known {
     fn without_pod(&self, job: &JobSeen) -> ObjectState {
         match &job.end {
             // Its pod was cleared away: the Job says that it ended well.
-            Some(JobEnd { complete: true, at, .. }) => ObjectState::Exited(Exit {
-                code: 0,
-                out_of_memory: false,
-                started: None,
-                finished: *at,
-                error: None,
-            }),
-            Some(_) if job.is_stopped_early() => ObjectState::Failed(stopped_before_start()),
+            Some(JobEnd { complete: true, at, .. }) => {
+                ObjectState::Exited(Exit { code: 0, out_of_memory: false, started: None, finished: *at, error: None })
+            }
+            Some(_) if job.stopped => ObjectState::Failed(stopped_before_start()),
             Some(_) => {
                 let text = "Its pod is gone, and how it ended is not known.";
                 ObjectState::Lost(Why::new("PodGone", text))
@@ -232,7 +229,8 @@ pub(super) fn job_warning(reason: &str, message: &str, restricted: bool) -> Why 
 /// The annotation for a pod that was killed.
 pub(super) fn killed(exit: &Exit) -> String {
     let started = exit.started.map(|started| started.0);
-    json!({"code": exit.code, "outOfMemory": exit.out_of_memory, "started": started, "finished": exit.finished.0}).to_string()
+    json!({"code": exit.code, "outOfMemory": exit.out_of_memory, "started": started, "finished": exit.finished.0})
+        .to_string()
 }
 
 fn read_exit(text: &str) -> Option<Exit> {
@@ -257,7 +255,10 @@ mod tests {
                 "name": "renga-0191b8c0-0000-7000-8000-000000000001", "namespace": "jobs", "uid": "u", "resourceVersion": "7",
                 "labels": {(EXECUTION_LABEL): "0191b8c0-0000-7000-8000-000000000001"},
             },
-            "spec": {"suspend": suspended, "template": {}},
+            "spec": {
+                "suspend": suspended, "template": {},
+                "activeDeadlineSeconds": end.filter(|end| end.1 == "DeadlineExceeded").map(|_| 1),
+            },
             "status": {"conditions": condition.into_iter().collect::<Vec<_>>()},
         });
         JobSeen::of(&serde_json::from_value(job).unwrap()).unwrap()
@@ -309,9 +310,25 @@ mod tests {
             (Life::Waiting(None), false, "Starting "),
             (Life::Waiting(None), true, "Lost PodGone"),
         ] {
-            assert_eq!(state(&Known { job: Some(failed()), pod: pod(life), pod_gone: gone, ..Known::default() }), expected);
+            assert_eq!(
+                state(&Known { job: Some(failed()), pod: pod(life), pod_gone: gone, ..Known::default() }),
+                expected
+            );
         }
         assert_eq!(read_exit(&killed(&exit)), Some(exit));
+    }
+
+    #[test]
+    fn one_that_was_stopped_before_it_ran_says_so_unless_it_ran() {
+        let stopped = job(false, Some(("Failed", "DeadlineExceeded")));
+        let mut known = Known { job: Some(stopped), pod: pod(Life::Waiting(None)), ..Known::default() };
+        assert_eq!(state(&known), "Starting ", "its pod is being deleted");
+        known.pod_gone = true;
+        assert_eq!(state(&known), "Failed StoppedBeforeStart");
+        let exit =
+            Exit { code: 143, out_of_memory: false, started: Some(Timestamp(1)), finished: Timestamp(9), error: None };
+        known.pod.as_mut().unwrap().exit = Some(exit);
+        assert_eq!(state(&known), "Exited 143");
     }
 
     #[test]

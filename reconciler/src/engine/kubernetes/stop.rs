@@ -2,8 +2,8 @@
 //!
 //! A pod that is deleted takes both along. So it is given a deadline that has passed: its kubelet ends it as it ends one
 //! that is deleted, with TERM and its own grace period, and keeps it. That period is fixed when the pod is made, and is
-//! the deployment's. Who asks for a shorter one gets it by a deletion after that time, and how the pod ended is noted on its
-//! Job before it goes; of its logs there is what was followed until then.
+//! the deployment's. Who asks for a shorter one gets it by a deletion: how the pod ended is noted on its Job before it
+//! goes, and of its logs there is what was followed until then.
 //!
 //! What does not run yet has no kubelet that could end it: its Job is given such a deadline, and ends without a pod.
 
@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use super::Cluster;
 use super::client::ANSWER_WITHIN;
+use super::job::seconds;
 use super::pod::PodSeen;
 use super::state::{JobSeen, KILLED, Known, ObjectId, killed};
 use super::store::Kind;
@@ -26,63 +27,46 @@ use crate::engine::{EngineError, Exit, ObjectState};
 
 /// How much longer than the grace period an end may take until the cluster has told it.
 const SLACK: Duration = Duration::from_secs(60);
-/// How long a kubelet may take to notice a deadline and to tell the end, beyond the pod's own grace period.
-const KUBELET_SLACK: Duration = Duration::from_secs(10);
 
-/// What the cluster was asked for last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Asked {
-    Nothing,
-    Deadline,
-    Deletion,
-}
-
+/// Ends an object, and answers when it has ended.
 pub(super) async fn stop(cluster: &Cluster, id: &ObjectId, grace: Duration) -> Result<(), EngineError> {
     let Some(execution) = id.execution() else { return Ok(()) };
     let watched = cluster.ready().await?;
     let begin = Instant::now();
-    let own = cluster.settings.kubernetes.stop_grace;
-    let kill_at = begin + if grace < own { grace } else { grace + KUBELET_SLACK };
-    let (mut job_asked, mut asked) = (false, Asked::Nothing);
+    let shorter = seconds(grace) < seconds(cluster.settings.kubernetes.stop_grace);
+    let (mut job_asked, mut pod_asked) = (false, false);
     let waiter = watched.store.waiter(execution);
     loop {
         let changed = waiter.notified();
         let Some(known) = cluster.find(watched, id).await? else { return Ok(()) };
         let Some(job) = &known.job else { return Ok(()) };
-        if asked == Asked::Deletion && note(cluster, watched, &known, job, id).await? {
+        if pod_asked && shorter && note(cluster, watched, &known, job, id).await? {
             return Ok(());
         }
-        match known.state(job) {
-            ObjectState::Starting(_) if !job_asked => {
+        match (known.state(job), known.pod_of(job)) {
+            (ObjectState::Starting(_), _) if !job_asked => {
                 deadline::<Job>(cluster, &id.namespace, &id.name, &id.uid).await?;
                 job_asked = true;
             }
-            ObjectState::Starting(_) => {}
-            ObjectState::Running { .. } => {
-                let Some(pod) = known.pod_of(job) else { continue };
-                if asked < Asked::Deletion && Instant::now() >= kill_at {
-                    cluster.delete_pod(&id.namespace, pod, 1).await?;
-                    asked = Asked::Deletion;
-                } else if asked < Asked::Deadline {
+            (ObjectState::Running { .. }, Some(pod)) if !pod_asked => {
+                if shorter {
+                    cluster.delete_pod(&id.namespace, pod, seconds(grace).max(1)).await?;
+                } else {
                     deadline::<Pod>(cluster, &id.namespace, &pod.name, &pod.uid).await?;
-                    asked = Asked::Deadline;
                 }
+                pod_asked = true;
             }
-            ObjectState::Created | ObjectState::Exited(_) | ObjectState::Failed(_) | ObjectState::Lost(_)
-                if asked < Asked::Deletion =>
-            {
-                return Ok(());
-            }
-            _ => {}
+            (ObjectState::Starting(_) | ObjectState::Running { .. }, _) => {}
+            // How it ended is about to be noted.
+            _ if pod_asked && shorter => {}
+            _ => return Ok(()),
         }
-        if begin.elapsed() > grace + SLACK {
-            let text = "It was asked to end, but its node does not tell that it has.";
-            return Err(EngineError::Retry(Why::new("StopUnconfirmed", text)));
-        }
-        let next = if asked < Asked::Deletion { kill_at } else { Instant::now() + SLACK };
         tokio::select! {
             () = changed => {}
-            () = tokio::time::sleep_until(next.max(Instant::now() + Duration::from_millis(50))) => {}
+            () = tokio::time::sleep_until(begin + grace + SLACK) => {
+                let text = "It was asked to end, but its node does not tell that it has.";
+                return Err(EngineError::Retry(Why::new("StopUnconfirmed", text)));
+            }
             failure = watched.store.broken() => return Err(failure.into()),
         }
     }
@@ -161,4 +145,3 @@ impl Cluster {
         }
     }
 }
-

@@ -128,7 +128,8 @@ impl Store {
     pub(super) async fn broken(&self) -> Failure {
         let mut health = self.health.subscribe();
         loop {
-            let broken = health.wait_for(|health| matches!(health, Health::Broken(_))).await.map(|health| health.clone());
+            let broken =
+                health.wait_for(|health| matches!(health, Health::Broken(_))).await.map(|health| health.clone());
             let Ok(Health::Broken(failure)) = broken else { return Failure::Down("nothing is watched".into()) };
             let mended = health.wait_for(|health| *health == Health::Current);
             if tokio::time::timeout(MOMENT, mended).await.is_err() {
@@ -159,9 +160,8 @@ impl Store {
     pub(super) fn end_list(&self, watch: WatchId, namespace: Option<&str>) {
         let mut inner = self.lock();
         let listed = inner.listed.remove(&watch).unwrap_or_default();
-        let inside = |known: &Known| {
-            namespace.is_none_or(|name| known.job.as_ref().is_none_or(|job| job.namespace == name))
-        };
+        let inside =
+            |known: &Known| namespace.is_none_or(|name| known.job.as_ref().is_none_or(|job| job.namespace == name));
         let mut ended = Vec::new();
         for known in inner.executions.values_mut().filter(|known| inside(known)) {
             match watch.0 {

@@ -122,7 +122,8 @@ fn cause(error: &dyn std::error::Error) -> String {
 
 fn namespace(name: &str) -> Result<String, String> {
     let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    let right = (1..=63).contains(&name.len()) && name.chars().all(fits) && !name.starts_with('-') && !name.ends_with('-');
+    let right =
+        (1..=63).contains(&name.len()) && name.chars().all(fits) && !name.starts_with('-') && !name.ends_with('-');
     if right { Ok(name.to_owned()) } else { Err(format!("{name:?} in it cannot be a namespace's name")) }
 }
 

@@ -253,7 +253,9 @@ impl Seen for Told {
             Some("Job") if reason == "FailedCreate" => {
                 watched.store.put_warning(id, true, job_warning(&reason, &message, watched.restricted));
             }
-            Some("Pod") if matches!(reason.as_str(), "FailedMount" | "FailedAttachVolume" | "FailedCreatePodSandBox") => {
+            Some("Pod")
+                if matches!(reason.as_str(), "FailedMount" | "FailedAttachVolume" | "FailedCreatePodSandBox") =>
+            {
                 let text = format!("It cannot be started yet: {}", super::failure::shown(&message));
                 watched.store.put_warning(id, false, renga_shared::domain::Why::new(reason, text));
             }
