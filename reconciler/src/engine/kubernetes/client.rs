@@ -4,6 +4,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::Namespace;
 use kube::core::Resource;
 use kube::{Api, Client};
 use renga_shared::domain::Why;
@@ -49,6 +50,15 @@ impl Connection {
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
     {
         Ok(Api::namespaced(self.client().await?, namespace))
+    }
+
+    /// Whether a failure is that the namespace is not there, so that nothing can be in it. Who may act in a namespace by a
+    /// role in it is told that it is forbidden then.
+    pub(super) async fn lacks_namespace(&self, failure: &Failure, namespace: Option<&str>) -> bool {
+        let (Some(name), true) = (namespace, failure.is(403)) else { return false };
+        let Ok(client) = self.client().await else { return false };
+        let namespaces: Api<Namespace> = Api::all(client);
+        matches!(self.answer(ANSWER_WITHIN, namespaces.get_metadata_opt(name)).await, Ok(None))
     }
 
     /// Waits for an answer, but not for ever.

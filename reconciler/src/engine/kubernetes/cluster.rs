@@ -117,7 +117,10 @@ impl Cluster {
         let job = match namespace {
             Some(name) => {
                 let jobs: Api<Job> = Api::namespaced(client.clone(), name);
-                self.connection.answer(ANSWER_WITHIN, jobs.get_opt(&object_name(id))).await?
+                match self.connection.answer(ANSWER_WITHIN, jobs.get_opt(&object_name(id))).await {
+                    Err(failure) if self.connection.lacks_namespace(&failure, namespace).await => None,
+                    answer => answer?,
+                }
             }
             None => {
                 let jobs: Api<Job> = Api::all(client.clone());

@@ -132,6 +132,10 @@ impl Engine for Kubernetes {
         let created = cluster.connection.answer(ANSWER_WITHIN, jobs.create(&PostParams::default(), &job)).await;
         let made = match created {
             Err(failure) if failure.is(409) => cluster.adopt(&jobs, launch.id).await?,
+            Err(failure) if cluster.connection.lacks_namespace(&failure, Some(&namespace)).await => {
+                let text = format!("Its namespace {namespace:?} is not there. It is tried again.");
+                return Err(EngineError::Retry(Why::new("NamespaceMissing", text)));
+            }
             created => created?,
         };
         let seen = JobSeen::of(&made).ok_or_else(gone)?;

@@ -2,7 +2,6 @@
 
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStateWaiting, Pod, PodCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use k8s_openapi::jiff::SignedDuration;
 use renga_shared::domain::{Timestamp, Why};
 
 use super::failure::shown;
@@ -62,6 +61,17 @@ impl PodSeen {
     }
 }
 
+impl PodSeen {
+    /// What was seen to end before it was deleted has ended, whatever is said of it later.
+    pub(super) fn keep_end(&mut self, before: &Self) {
+        let more = self.life.is_over() || !before.life.is_over();
+        if matches!(before.life, Life::Ended(_)) || !more {
+            self.life = before.life.clone();
+            self.exit = before.exit.clone();
+        }
+    }
+}
+
 /// The version of an object. They can be compared as numbers.
 pub(super) fn version(text: Option<&String>) -> u64 {
     text.and_then(|text| text.parse().ok()).unwrap_or_default()
@@ -118,7 +128,7 @@ fn ended(
         let message = message.unwrap_or("Its pod was taken from its node.");
         return Life::Lost(Why::new(reason, format!("{} It ended with code {code}.", shown(message))));
     }
-    if is_deleted(pod) && !ended_before_deletion(pod, end) {
+    if is_deleted(pod) {
         let text = format!("Its pod was deleted by somebody else, and ended with code {code}.");
         return Life::Lost(Why::new("PodDeleted", text));
     }
@@ -132,15 +142,6 @@ fn terminated(pod: &Pod) -> Option<&ContainerStateTerminated> {
 
 fn is_deleted(pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_some()
-}
-
-/// What has ended by itself is often cleared away.
-fn ended_before_deletion(pod: &Pod, end: &ContainerStateTerminated) -> bool {
-    let (Some(Time(deadline)), Some(Time(end))) = (&pod.metadata.deletion_timestamp, &end.finished_at) else {
-        return false;
-    };
-    let grace = SignedDuration::from_secs(pod.metadata.deletion_grace_period_seconds.unwrap_or_default());
-    deadline.checked_sub(grace).is_ok_and(|asked| *end < asked)
 }
 
 fn exit(end: &ContainerStateTerminated) -> Exit {

@@ -217,13 +217,14 @@ impl Store {
         self.changed(id);
     }
 
-    pub(super) fn put_pod(&self, watch: WatchId, id: ExecutionId, pod: PodSeen) {
+    pub(super) fn put_pod(&self, watch: WatchId, id: ExecutionId, mut pod: PodSeen) {
         let mut inner = self.lock();
         inner.shown(watch, &pod.uid);
         let known = inner.executions.entry(id).or_default();
         match &known.pod {
             Some(before) if before.uid == pod.uid && before.version >= pod.version => return,
-            Some(before) if before.uid != pod.uid && before.created > pod.created => return,
+            Some(before) if before.uid == pod.uid => pod.keep_end(before),
+            Some(before) if before.created > pod.created => return,
             _ => {}
         }
         known.pod_gone = false;
@@ -233,15 +234,15 @@ impl Store {
     }
 
     /// A pod is gone; this is what it was at last.
-    pub(super) fn pod_gone(&self, id: ExecutionId, pod: PodSeen) {
+    pub(super) fn pod_gone(&self, id: ExecutionId, mut pod: PodSeen) {
         let mut inner = self.lock();
         let Some(known) = inner.executions.get_mut(&id) else { return };
         match &known.pod {
             Some(before) if before.uid != pod.uid => return,
-            // What is deleted at once was not seen to end before.
-            Some(before) if before.life.is_over() && !pod.life.is_over() => {}
-            _ => known.pod = Some(pod),
+            Some(before) => pod.keep_end(before),
+            None => {}
         }
+        known.pod = Some(pod);
         known.pod_gone = true;
         inner.tidy(id);
         drop(inner);

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Event as Told, Namespace, Pod, Service};
+use k8s_openapi::api::core::v1::{Event as Told, Pod, Service};
 use k8s_openapi::{NamespaceResourceScope, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::Api;
 use kube::core::Resource;
@@ -94,7 +94,7 @@ impl Watched {
                 failure = self.until_it_fails::<K>(watch, &mut pause) => failure,
                 () = self.doubted.notified() => Failure::Down("the API server did not answer".into()),
             };
-            if failure.is(403) && self.has_no_namespace(watch).await {
+            if self.connection.lacks_namespace(&failure, self.namespace(watch)).await {
                 self.store.begin_list(watch);
                 self.store.end_list(watch, self.namespace(watch));
                 tokio::time::sleep(NAMESPACE_PERIOD).await;
@@ -156,16 +156,6 @@ impl Watched {
 
     fn namespace(&self, (_, number): WatchId) -> Option<&str> {
         self.namespaces.get(number)?.as_deref()
-    }
-
-    /// Whether the namespace of a watch is not there, so that nothing can be in it. Who may act in a namespace by a role in
-    /// it is told that it is forbidden then.
-    async fn has_no_namespace(&self, watch: WatchId) -> bool {
-        let Some(name) = self.namespace(watch) else { return false };
-        let Ok(client) = self.connection.client().await else { return false };
-        let namespaces: Api<Namespace> = Api::all(client);
-        let answer = self.connection.answer(ANSWER_WITHIN, namespaces.get_metadata_opt(name)).await;
-        matches!(answer, Ok(None))
     }
 }
 
