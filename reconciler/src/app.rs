@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use renga_shared::auth::SealKeys;
-use renga_shared::domain::{ExecutionId, Timestamp};
+use renga_shared::domain::{EngineName, ExecutionId, Timestamp};
 use renga_shared::environment::SEAL_KEY;
 use renga_shared::sql::uri::DatabaseUri;
 use renga_shared::sql::{DatabaseError, deployment, engines as engine_rows, observations, reconcilers};
@@ -19,12 +19,14 @@ use crate::config::Config;
 use crate::db::{NativeDatabase, migrate};
 use crate::driver::Driver;
 use crate::engine::EngineSettings;
-use crate::engines::Engines;
+use crate::engine::config::EngineConfig;
+use crate::engines::{Configured, Engines};
 use crate::launch::ACCESS_TOKEN;
 use crate::metrics::Metrics;
+use crate::placement::Placements;
 use crate::random::Random;
 use crate::status::{self, Begun};
-use crate::tasks::{Context, collect_logs::Collectors, lease, watch::watch};
+use crate::tasks::{Context, collect_logs::Collectors, lease, queue, watch::watch};
 
 /// How long running passes may take to end when the process is asked to, and handing over after that.
 const PATIENCE: Duration = Duration::from_secs(7);
@@ -64,6 +66,7 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> anyhow::Resu
     // Set nowhere else.
     let _ = begun.set(context.clone());
     background.spawn(lease::keep(context.clone()));
+    background.spawn(queue::keep(context.clone()));
     for served in context.engines.iter() {
         background.spawn(watch(context.clone(), served.clone()));
     }
@@ -138,16 +141,50 @@ async fn try_to_begin(config: &Config, db: &NativeDatabase) -> Result<Beginning,
         host_paths: config.host_paths.clone(),
         container_ip: config.container_ip,
     };
-    let engines = config.engines.iter().map(|(name, url)| (name.clone(), url.connect(&settings)));
-    let (context, heard) = context(config, db.clone(), Engines::new(engines));
+    let engines = Engines::new(configured(config, db, &settings).await?);
+    let (context, heard) = context(config, db.clone(), engines);
     lease::renew(&context).await?;
     for served in context.engines.iter() {
         // Known before anything is asked of it, so that a POST that names it is accepted from the start.
         let answer = Err("it has not answered yet");
         engine_rows::put(db, &served.name, served.engine.kind(), answer, context.now()).await?;
+        engine_rows::describe(db, &served.name, &served.offer(), &served.url).await?;
     }
     engine_rows::forget(db, context.now().minus(ENGINE_KEPT)).await?;
     Ok((deployment, context, heard))
+}
+
+/// The engines of the configuration, and those that were taken out of it while they still run something: an execution that
+/// nobody looks after would be running for ever.
+async fn configured(
+    config: &Config,
+    db: &NativeDatabase,
+    settings: &EngineSettings,
+) -> Result<Vec<Configured>, DatabaseError> {
+    let connect = |name: &EngineName, found: &EngineConfig, retired| Configured {
+        name: name.clone(),
+        engine: found.url.connect(settings),
+        options: found.options.clone(),
+        url: found.text.clone(),
+        retired,
+    };
+    let mut engines: Vec<Configured> = config.engines.iter().map(|(name, found)| connect(name, found, false)).collect();
+    for row in engine_rows::list(db).await? {
+        let (name, placed) = (&row.name, row.usage.placed);
+        if config.engines.contains_key(name) || placed == 0 {
+            continue;
+        }
+        match row.url.as_deref().map(EngineConfig::parse) {
+            Some(Ok(found)) => {
+                tracing::warn!(engine = %name, placed, "the engine {name} is no longer configured: it gets nothing new, and the {placed} executions on it are looked after until they end");
+                engines.push(connect(name, &found, true));
+            }
+            _ => {
+                tracing::warn!(engine = %name, placed, "the engine {name} is no longer configured, and where it was is not known: the {placed} executions on it are left as they are");
+            }
+        }
+    }
+    Ok(engines)
 }
 
 /// Completes when the database has another deployment's id or no tables: another was put in its place. What belongs to
@@ -177,6 +214,7 @@ fn context(config: &Config, db: NativeDatabase, engines: Engines) -> (Context, m
         settings: Arc::new(config.tasks.clone()),
         collectors: Collectors::default(),
         metrics: Metrics::default(),
+        placements: Placements::default(),
         nudges,
         lease_until: Arc::new(AtomicI64::new(Timestamp::default().0)),
     };
