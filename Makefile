@@ -16,7 +16,7 @@ TOOLS := .cache/tools/bin
 
 .PHONY: help
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: ## install what building needs and is missing (Rust toolchain, C compiler)
@@ -32,8 +32,17 @@ up: setup build ## run everything here: API, reconciler, SQLite, Docker; Ctrl-C 
 	@exec scripts/up.sh
 
 .PHONY: servers
-servers: ## install and start what the tests run against (PostgreSQL, Keycloak, Docker)
+servers: ## install and start what the tests run against (PostgreSQL, Keycloak, Docker, Kubernetes)
 	@scripts/servers.sh || echo '!!! going on without it: the tests that need it will say that they could not run' >&2
+
+.PHONY: cluster
+cluster: ## start a Kubernetes cluster of one node to try things on; prints how to reach it
+	@scripts/kubebox.sh prepare
+	@scripts/cluster.sh up
+
+.PHONY: cluster-down
+cluster-down: ## end that cluster
+	@scripts/cluster.sh down
 
 .PHONY: fmt
 fmt: ## format the code

@@ -1,9 +1,8 @@
 #!/usr/bin/env bash
 # Sees to it that there is a Keycloak to test with: keycloak.sh prepare|serve
 #
-# `prepare` downloads the server once per machine, builds it and seeds the realm of tests/keycloak, in a folder of the
-# user's cache (of .cache where there is none), named after all that it is made of, so that clones share it.
-# .cache/keycloak is a link to that folder:
+# `prepare` downloads the server once per machine, builds it and seeds the realm of tests/keycloak.
+# .cache/keycloak is a link to what it made:
 #   server/   the built server, which any number of processes run from
 #   home/     data of a server that has the realm; each process works on a copy
 #   realm.json, prepare.log
@@ -31,52 +30,23 @@ java_is_recent() {
     have java && [ "$(java -version 2>&1 | sed -n 's/.* version "\([0-9]*\).*/\1/p')" -ge 17 ]
 }
 
-# The folder of this realm, version and build.
-cache_folder() {
-    local version digest base=$PWD/.cache user=${XDG_CACHE_HOME:-${HOME:+$HOME/.cache}}
-    version=$(sed -n 's:.*<keycloak.version>\(.*\)</keycloak.version>.*:\1:p' "$pom")
-    digest=$( (cat "$pom" "$realm" && echo "${build_options[@]}") | sha256sum | cut -c 1-12)
-    if [ -n "$user" ] && mkdir -p "$user/renga-deployer" 2>/dev/null && [ -w "$user/renga-deployer" ]; then
-        base=$user/renga-deployer
-    fi
-    echo "$base/keycloak-$version-$digest"
-}
-
 prepare() {
     java_is_recent || install_packages default-jre-headless
     java_is_recent || fail "Keycloak needs Java 17 or later" "install it, and see that java in PATH is that one"
 
-    local folder
-    folder=$(cache_folder)
-    mkdir -p .cache "$(dirname "$folder")"
-    if [ ! -d "$folder" ]; then
-        # Another clone may be at the same work: the second to come finds it done.
-        exec 9>"$folder.lock"
-        flock -n 9 || { say "Keycloak: waiting for another run that prepares it" && flock 9; }
-        [ -d "$folder" ] || make_folder "$folder"
-        exec 9>&-
-    fi
-    [ "$(readlink "$link")" = "$folder" ] || ln -sfn "$folder" "$link"
+    local version digest
+    version=$(sed -n 's:.*<keycloak.version>\(.*\)</keycloak.version>.*:\1:p' "$pom")
+    digest=$( (cat "$pom" "$realm" && echo "${build_options[@]}") | sha256sum | cut -c 1-12)
+    prepare_once Keycloak "keycloak-$version-$digest" "$link" needs make
 }
 
-# Only what is complete gets the folder's name.
-make_folder() {
+needs() {
     have mvn || install_packages maven
     have curl || install_packages curl ca-certificates
-    local new=$1.new
-    rm -rf "$new"
-    mkdir "$new"
-    say "Keycloak: downloading, building and seeding it, once for this machine, in $1"
-    # In the background, since bash would go on after a failed command in what stands before || or in an `if`.
-    make_parts "$new" >"$new/prepare.log" 2>&1 &
-    if ! wait $!; then
-        tail -n 15 "$new/prepare.log" >&2
-        fail "Keycloak could not be prepared" "its last words are above, all of them in $new/prepare.log"
-    fi
-    mv "$new" "$1"
 }
 
-make_parts() {
+# Downloads the server, builds it and seeds the realm.
+make() {
     local new=$1 port server
     mvn -B -ntp -q -f "$pom" -Dinto="$new/download" generate-resources
     mv "$new"/download/keycloak-* "$new/server"

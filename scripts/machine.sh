@@ -48,3 +48,51 @@ have_static_busybox() {
     local busybox
     busybox=$(command -v busybox) && ! grep -q -a -e /ld-lin -e /ld-mus "$busybox"
 }
+
+# What takes long to prepare is prepared once per machine, in a folder of the user's cache (of .cache where there is none)
+# whose name tells all that it is made of, so that clones share it: prepare_once TITLE NAME LINK NEEDS MAKE.
+# Where there is none yet, NEEDS installs what the work needs, and MAKE fills the folder that it is given, with
+# prepare.log in it for its output. LINK becomes a link to that folder.
+prepare_once() {
+    local title=$1 link=$3 needs=$4 make=$5 base=$PWD/.cache user=${XDG_CACHE_HOME:-${HOME:+$HOME/.cache}} folder
+    if [ -n "$user" ] && mkdir -p "$user/renga-deployer" 2>/dev/null && [ -w "$user/renga-deployer" ]; then
+        base=$user/renga-deployer
+    fi
+    folder=$base/$2
+    mkdir -p .cache "$base"
+    if [ ! -d "$folder" ]; then
+        # Another clone may be at the same work: the second to come finds it done.
+        exec 9>"$folder.lock"
+        flock -n 9 || { say "$title: waiting for another run that prepares it" && flock 9; }
+        [ -d "$folder" ] || make_prepared "$title" "$folder" "$needs" "$make"
+        exec 9>&-
+    fi
+    [ "$(readlink "$link")" = "$folder" ] || ln -sfn "$folder" "$link"
+}
+
+# Only what is complete gets the folder's name.
+make_prepared() {
+    local title=$1 new=$2.new needs=$3 make=$4
+    "$needs"
+    rm -rf "$new"
+    mkdir "$new"
+    say "$title: preparing it, once for this machine, in $2"
+    # In the background, since bash would go on after a failed command in what stands before || or in an `if`.
+    "$make" "$new" >"$new/prepare.log" 2>&1 &
+    if ! wait $!; then
+        tail -n 15 "$new/prepare.log" >&2
+        fail "$title could not be prepared" "its last words are above, all of them in $new/prepare.log"
+    fi
+    mv "$new" "$2"
+}
+
+# The folder of the plugins that give pods their network: Debian's place, then the others'.
+network_plugins() {
+    local folder
+    for folder in /usr/lib/cni /opt/cni/bin /usr/libexec/cni; do
+        if [ -x "$folder/bridge" ]; then
+            echo "$folder"
+            return
+        fi
+    done
+}

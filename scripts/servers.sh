@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs and starts what the tests run against: PostgreSQL's programs, Keycloak, busybox for the test image, a Docker
-# Engine.
+# Engine, the programs of a Kubernetes cluster.
 # What cannot be had is named, and the script ends with an error after having tried the rest.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
@@ -33,4 +33,5 @@ failed=0
 have_postgres || [ -n "${RENGA_TEST_POSTGRES:-}" ] || (install_postgres) || failed=1
 scripts/keycloak.sh prepare || failed=1
 scripts/docker-engine.sh up || failed=1
+scripts/kubebox.sh prepare || failed=1
 exit "$failed"

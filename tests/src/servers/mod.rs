@@ -1,4 +1,4 @@
-//! The real servers that tests run against: PostgreSQL, Keycloak and Docker.
+//! The real servers that tests run against: PostgreSQL, Keycloak, Docker and Kubernetes.
 //!
 //! A test that needs one begins with [`require!`](crate::require): `let docker = require!(docker);`. Where the machine
 //! has no such server the test does not fail; it says so loudly and is listed at the end of `make test`. Under `CI=true`
@@ -10,11 +10,13 @@ mod docker;
 mod guarded;
 mod images;
 mod keycloak;
+mod kubernetes;
 mod not_run;
 mod postgres;
 
 pub use docker::{DedicatedDocker, docker};
 pub use images::{BUSYBOX, busybox};
 pub use keycloak::{Keycloak, Realm, Tokens, keycloak};
+pub use kubernetes::{Cluster, kubernetes};
 pub use not_run::{NotRun, report_not_run};
 pub use postgres::{Postgres, postgres};

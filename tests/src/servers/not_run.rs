@@ -29,6 +29,8 @@ impl<E> NotRun for Result<(), E> {
 #[expect(clippy::panic, reason = "a test fails by panicking")]
 pub fn report_not_run(inside: &str, reason: &str) {
     let test = inside.trim_end_matches("::here").replace("::{{closure}}", "");
+    // A server's last words may be many lines; they count as one test.
+    let reason = reason.lines().map(str::trim).collect::<Vec<_>>().join("; ");
     let line = format!("NOT RUN: {test}: {reason}");
     if is_set("CI", "true") || is_set("RENGA_REQUIRE_ALL", "1") {
         panic!("{line}");
@@ -57,9 +59,12 @@ fn is_set(name: &str, value: &str) -> bool {
 /// - `require!(dedicated_docker, "--live-restore")`: a new [`DedicatedDocker`](crate::servers::DedicatedDocker);
 /// - `require!(postgres)`: the [`Postgres`](crate::servers::Postgres) that the process shares;
 /// - `require!(keycloak)`: the [`Keycloak`](crate::servers::Keycloak) that the process shares;
-/// - `require!(dedicated_keycloak)`: a new one.
+/// - `require!(dedicated_keycloak)`: a new one;
+/// - `require!(kubernetes)`: the [`Cluster`](crate::servers::Cluster) that the process shares;
+/// - `require!(dedicated_kubernetes)`: a new one, which the test may break;
+/// - `require!(kubernetes_without_node)`: a new one with a control plane alone, where no pod runs.
 ///
-/// Either engine has the image [`BUSYBOX`](crate::servers::BUSYBOX).
+/// Every engine has the image [`BUSYBOX`](crate::servers::BUSYBOX).
 /// For use in an `async fn` that returns `()` or a `Result<(), _>`.
 #[macro_export]
 macro_rules! require {
@@ -77,6 +82,15 @@ macro_rules! require {
     };
     (dedicated_keycloak) => {
         $crate::require!(@answer $crate::servers::Keycloak::start())
+    };
+    (kubernetes) => {
+        $crate::require!(@answer $crate::servers::kubernetes())
+    };
+    (dedicated_kubernetes) => {
+        $crate::require!(@answer $crate::servers::Cluster::start())
+    };
+    (kubernetes_without_node) => {
+        $crate::require!(@answer $crate::servers::Cluster::start_without_node())
     };
     (@answer $server:expr) => {
         match $server.await {

@@ -1,5 +1,7 @@
 //! The servers that the other tests stand on: they start, do what those tests need of them, and leave nothing behind.
 
+mod kubernetes;
+
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};

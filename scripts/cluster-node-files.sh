@@ -1,0 +1,86 @@
+# shellcheck shell=bash
+# The files of a cluster's node: configurations, images, cgroups. Sourced by cluster.sh, not run.
+
+make_node_files() {
+    cat >"$FOLDER/containerd.toml" <<END
+version = 2
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "renga-test/pause:1"
+  # Otherwise it takes CAP_SYS_RESOURCE, which root in a container may not have.
+  restrict_oom_score_adj = true
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    bin_dir = "$PLUGINS"
+    conf_dir = "$FOLDER/cni"
+END
+    cat >"$FOLDER/cni/10-bridge.conflist" <<END
+{"cniVersion": "1.0.0", "name": "pods", "plugins": [
+  {"type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": true, "hairpinMode": true,
+   "ipam": {"type": "host-local", "ranges": [[{"subnet": "$PODS.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]}},
+  {"type": "portmap", "capabilities": {"portMappings": true}}
+]}
+END
+    # oomScoreAdj: as above. clusterDNS: nobody answers there, so that look-ups are refused at once.
+    # evictionHard: the disk of a machine that tests is often full; images and pods stay nevertheless.
+    cat >"$FOLDER/kubelet.yaml" <<END
+apiVersion: kubelet.config.k8s.io/v1beta1
+kind: KubeletConfiguration
+authentication:
+  anonymous: {enabled: false}
+  webhook: {enabled: true}
+  x509: {clientCAFile: $FOLDER/pki/ca.crt}
+authorization: {mode: Webhook}
+containerRuntimeEndpoint: unix:///run/containerd/containerd.sock
+cgroupDriver: cgroupfs
+cgroupRoot: /$NAME
+failCgroupV1: false
+failSwapOn: false
+oomScoreAdj: 0
+resolvConf: ""
+clusterDNS: ["$NODE_IP"]
+clusterDomain: cluster.local
+serializeImagePulls: false
+registryPullQPS: 0
+eventRecordQPS: 0
+imageGCHighThresholdPercent: 100
+evictionHard: {memory.available: 64Mi, nodefs.available: "0%", nodefs.inodesFree: "0%", imagefs.available: "0%"}
+END
+    scripts/test-image.sh >"$FOLDER/root.tar"
+    image_archive renga-test/busybox:1 "$FOLDER/root.tar" >"$FOLDER/images/busybox.tar"
+    # What holds a pod's namespaces has only to be there.
+    image_archive renga-test/pause:1 "$FOLDER/root.tar" '"Cmd": ["/bin/sleep", "2147483647"]' >"$FOLDER/images/pause.tar"
+    make_cgroups
+}
+
+# An image as `docker save` writes it: image_archive NAME TAR [CONFIGURATION]
+image_archive() {
+    local into sum architecture
+    into=$(mktemp -d)
+    case $(uname -m) in aarch64) architecture=arm64 ;; *) architecture=amd64 ;; esac
+    cp "$2" "$into/layer.tar"
+    sum=$(sha256sum "$into/layer.tar" | cut -d ' ' -f 1)
+    cat >"$into/config.json" <<END
+{"architecture": "$architecture", "os": "linux", "config": {${3:-}}, "rootfs": {"type": "layers", "diff_ids": ["sha256:$sum"]}}
+END
+    cat >"$into/manifest.json" <<END
+[{"Config": "config.json", "RepoTags": ["$1"], "Layers": ["layer.tar"]}]
+END
+    tar -C "$into" -cf - manifest.json config.json layer.tar
+    rm -rf "$into"
+}
+
+# The cluster's own cgroups, in version 2's one tree or in each of version 1's. Its parts are counted in `system`.
+make_cgroups() {
+    if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
+        mkdir -p "/sys/fs/cgroup/$NAME/system"
+        return
+    fi
+    local tree file
+    for tree in /sys/fs/cgroup/*/; do
+        [ "$tree" = /sys/fs/cgroup/unified/ ] || mkdir -p "$tree$NAME"
+    done
+    mkdir -p "/sys/fs/cgroup/memory/$NAME/system"
+    # Empty in a new one, which no process may enter then.
+    for file in cpuset.cpus cpuset.mems; do
+        cat "/sys/fs/cgroup/cpuset/$file" >"/sys/fs/cgroup/cpuset/$NAME/$file"
+    done
+}
