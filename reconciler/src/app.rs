@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use renga_shared::auth::SealKeys;
-use renga_shared::domain::{ExecutionId, Timestamp};
+use renga_shared::domain::{EngineName, ExecutionId, Timestamp};
 use renga_shared::environment::SEAL_KEY;
 use renga_shared::sql::uri::DatabaseUri;
 use renga_shared::sql::{DatabaseError, deployment, engines as engine_rows, observations, reconcilers};
@@ -18,13 +18,15 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::db::{NativeDatabase, migrate};
 use crate::driver::Driver;
-use crate::engine::EngineSettings;
-use crate::engines::Engines;
+use crate::engine::config::EngineConfig;
+use crate::engine::{Engine, EngineSettings};
+use crate::engines::{Configured, Engines};
 use crate::launch::ACCESS_TOKEN;
 use crate::metrics::Metrics;
+use crate::placement::Placements;
 use crate::random::Random;
 use crate::status::{self, Begun};
-use crate::tasks::{Context, collect_logs::Collectors, lease, watch::watch};
+use crate::tasks::{Context, collect_logs::Collectors, lease, queue, watch::watch};
 
 /// How long running passes may take to end when the process is asked to, and handing over after that.
 const PATIENCE: Duration = Duration::from_secs(7);
@@ -42,6 +44,17 @@ const IDENTITY_PERIOD: Duration = Duration::from_secs(5);
 /// When its port is taken, the database's schema is newer than this program, or the database has become another. One
 /// that is away is waited for.
 pub async fn run(config: Config, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+    run_on(config, &|_, found, settings| found.url.connect(settings), stop).await
+}
+
+/// Makes the engine of a name and configuration. Nothing is asked of it yet.
+pub type Connect = dyn Fn(&EngineName, &EngineConfig, &EngineSettings) -> Arc<dyn Engine> + Send + Sync;
+
+/// The same, on engines that `connect` makes: tests put worlds of their own behind them.
+///
+/// # Errors
+/// As those of [`run`].
+pub async fn run_on(config: Config, connect: &Connect, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
     tokio::pin!(stop);
     let listener = TcpListener::bind(config.metrics_address).await.with_context(|| {
         format!(
@@ -58,12 +71,13 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> anyhow::Resu
 
     let db = NativeDatabase::open(&config.database)?;
     let (deployment, context, heard) = tokio::select! {
-        ready = begin(&config, &db) => ready?,
+        ready = begin(&config, connect, &db) => ready?,
         () = &mut stop => return Ok(()),
     };
     // Set nowhere else.
     let _ = begun.set(context.clone());
     background.spawn(lease::keep(context.clone()));
+    background.spawn(queue::keep(context.clone()));
     for served in context.engines.iter() {
         background.spawn(watch(context.clone(), served.clone()));
     }
@@ -111,9 +125,9 @@ async fn serve_status(listener: TcpListener, begun: Begun) {
 type Beginning = (String, Context, mpsc::UnboundedReceiver<ExecutionId>);
 
 /// Does what has to be done before the first pass, as soon as the database answers.
-async fn begin(config: &Config, db: &NativeDatabase) -> anyhow::Result<Beginning> {
+async fn begin(config: &Config, connect: &Connect, db: &NativeDatabase) -> anyhow::Result<Beginning> {
     loop {
-        match try_to_begin(config, db).await {
+        match try_to_begin(config, connect, db).await {
             Ok(beginning) => return Ok(beginning),
             Err(DatabaseError::Unavailable(error)) => {
                 tracing::warn!(error, "the database {:?} is waited for: {error}", config.database);
@@ -128,7 +142,7 @@ async fn begin(config: &Config, db: &NativeDatabase) -> anyhow::Result<Beginning
     }
 }
 
-async fn try_to_begin(config: &Config, db: &NativeDatabase) -> Result<Beginning, DatabaseError> {
+async fn try_to_begin(config: &Config, connect: &Connect, db: &NativeDatabase) -> Result<Beginning, DatabaseError> {
     migrate(&config.database).await?;
     deployment::set_audit(db, config.track_modifications).await?;
     let proposed = ExecutionId::new(SystemClock.now(), Random::from_system().number().to_be_bytes());
@@ -139,16 +153,53 @@ async fn try_to_begin(config: &Config, db: &NativeDatabase) -> Result<Beginning,
         container_ip: config.container_ip,
         kubernetes: config.kubernetes.clone(),
     };
-    let engines = config.engines.iter().map(|(name, url)| (name.clone(), url.connect(&settings)));
-    let (context, heard) = context(config, db.clone(), Engines::new(engines));
+    let engines = Engines::new(configured(config, connect, db, &settings).await?);
+    let (context, heard) = context(config, db.clone(), engines);
     lease::renew(&context).await?;
     for served in context.engines.iter() {
         // Known before anything is asked of it, so that a POST that names it is accepted from the start.
         let answer = Err("it has not answered yet");
         engine_rows::put(db, &served.name, served.engine.kind(), answer, context.now()).await?;
+        engine_rows::describe(db, &served.name, &served.offer(), &served.url).await?;
     }
     engine_rows::forget(db, context.now().minus(ENGINE_KEPT)).await?;
+    observations::forget_turns(db, context.now().minus(ENGINE_KEPT)).await?;
     Ok((deployment, context, heard))
+}
+
+/// The engines of the configuration, and those that were taken out of it while they still run something: an execution that
+/// nobody looks after would be running for ever.
+async fn configured(
+    config: &Config,
+    connect: &Connect,
+    db: &NativeDatabase,
+    settings: &EngineSettings,
+) -> Result<Vec<Configured>, DatabaseError> {
+    let configured = |name: &EngineName, found: &EngineConfig, retired| Configured {
+        name: name.clone(),
+        engine: connect(name, found, settings),
+        options: found.options.clone(),
+        url: found.text.clone(),
+        retired,
+    };
+    let mut engines: Vec<Configured> =
+        config.engines.iter().map(|(name, found)| configured(name, found, false)).collect();
+    for row in engine_rows::list(db).await? {
+        let (name, placed) = (&row.name, row.usage.placed);
+        if config.engines.contains_key(name) || placed == 0 {
+            continue;
+        }
+        match row.url.as_deref().map(EngineConfig::parse) {
+            Some(Ok(found)) => {
+                tracing::warn!(engine = %name, placed, "the engine {name} is no longer configured: it gets nothing new, and the {placed} executions on it are looked after until they end");
+                engines.push(configured(name, &found, true));
+            }
+            _ => {
+                tracing::warn!(engine = %name, placed, "the engine {name} is no longer configured, and where it was is not known: the {placed} executions on it are left as they are");
+            }
+        }
+    }
+    Ok(engines)
 }
 
 /// Completes when the database has another deployment's id or no tables: another was put in its place. What belongs to
@@ -178,6 +229,7 @@ fn context(config: &Config, db: NativeDatabase, engines: Engines) -> (Context, m
         settings: Arc::new(config.tasks.clone()),
         collectors: Collectors::default(),
         metrics: Metrics::default(),
+        placements: Placements::default(),
         nudges,
         lease_until: Arc::new(AtomicI64::new(Timestamp::default().0)),
     };

@@ -10,14 +10,9 @@ use renga_shared::domain::{EngineName, Quantity};
 use renga_shared::environment::{BadVariable, Environment};
 use renga_shared::sql::uri::DatabaseUri;
 
-use crate::engine::EngineUrl;
+use crate::engine::config::{EngineConfig, engines};
 use crate::engine::kubernetes::{IngressHost, KubernetesSettings};
 use crate::tasks::Settings;
-
-/// The variables that name an engine begin with this.
-const ENGINE_PREFIX: &str = "DEPLOYER_ENGINE_";
-/// The engine that there is when none is configured.
-const DEFAULT_ENGINES: [(&str, &str); 1] = [("docker", "docker:///var/run/docker.sock")];
 
 /// How long what is stopped has to end, unless `DEPLOYER_STOP_GRACE` says otherwise.
 const STOP_GRACE: Duration = Duration::from_secs(10);
@@ -27,8 +22,8 @@ const STOP_GRACE: Duration = Duration::from_secs(10);
 pub struct Config {
     /// `SQLALCHEMY_DATABASE_URI`.
     pub database: DatabaseUri,
-    /// `DEPLOYER_ENGINE_<NAME>`: the engines by name. Without any, Docker on its usual socket.
-    pub engines: BTreeMap<EngineName, EngineUrl>,
+    /// `DEPLOYER_ENGINE_<NAME>` and `DEPLOYER_ENGINES_FILE`: the engines by name.
+    pub engines: BTreeMap<EngineName, EngineConfig>,
     /// `DEPLOYER_HOST_PATHS`: folders of the engine's host that volumes may use, separated by colons.
     pub host_paths: Vec<PathBuf>,
     /// `DEPLOYER_DOCKER_CONTAINER_IP`: where ports are published.
@@ -141,31 +136,6 @@ impl Config {
         };
         if problems.is_empty() { Ok(config) } else { Err(BadConfig(problems)) }
     }
-}
-
-fn engines(environment: &Environment, problems: &mut Vec<BadVariable>) -> BTreeMap<EngineName, EngineUrl> {
-    let mut engines = BTreeMap::new();
-    for (variable, given) in environment.beginning_with(ENGINE_PREFIX) {
-        let name = variable[ENGINE_PREFIX.len()..].to_ascii_lowercase().replace('_', "-");
-        match (EngineName::parse(&name), EngineUrl::parse(given)) {
-            (Ok(name), Ok(url)) => {
-                engines.insert(name, url);
-            }
-            (name, url) => {
-                let reasons = [name.err().map(|error| error.to_string()), url.err().map(|error| error.to_string())];
-                let reason = reasons.into_iter().flatten().collect::<Vec<_>>().join("; ");
-                problems.push(BadVariable::new(variable, Some(given), reason));
-            }
-        }
-    }
-    if engines.is_empty() {
-        for (name, url) in DEFAULT_ENGINES {
-            if let (Ok(name), Ok(url)) = (EngineName::parse(name), EngineUrl::parse(url)) {
-                engines.insert(name, url);
-            }
-        }
-    }
-    engines
 }
 
 /// `DEPLOYER_STOP_GRACE` is the tasks' too: a pod is made with it.

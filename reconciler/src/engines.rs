@@ -8,9 +8,54 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use renga_shared::domain::{EngineName, Why};
+use renga_shared::placement::Offer;
+use renga_shared::sql::engines::unavailable;
 use tokio::sync::Notify;
 
-use crate::engine::{Engine, EngineError};
+use crate::engine::config::Options;
+use crate::engine::{Accepts, Engine, EngineError, EngineInfo};
+
+/// The labels that every engine has: see `docs/placement.md`.
+const KIND_LABEL: &str = "kind";
+const ARCHITECTURE_LABEL: &str = "arch";
+
+/// What there is to know of an engine before it is asked anything.
+pub struct Configured {
+    /// Its name.
+    pub name: EngineName,
+    /// The engine.
+    pub engine: Arc<dyn Engine>,
+    /// What its operator allows.
+    pub options: Options,
+    /// Where it is, with its options, as one URL.
+    pub url: String,
+    /// Whether it was taken out of the configuration, and is kept in view until what it runs has ended.
+    pub retired: bool,
+}
+
+impl Configured {
+    /// An engine that takes whatever it can.
+    pub fn plain(name: EngineName, engine: Arc<dyn Engine>) -> Self {
+        Self { name, engine, options: Options::default(), url: String::new(), retired: false }
+    }
+
+    /// What it offers before it has told how much room it has.
+    fn offer(&self) -> Offer {
+        let Accepts { volumes, protocols, namespaces } = self.engine.accepts();
+        let mut labels = self.options.labels.clone();
+        labels.entry(KIND_LABEL.to_owned()).or_insert_with(|| self.engine.kind().to_owned());
+        Offer {
+            retired: self.retired,
+            max: self.options.max,
+            claims: self.options.claims.clone(),
+            labels,
+            namespaces,
+            volumes,
+            protocols: protocols.iter().map(|protocol| protocol.as_str().to_owned()).collect(),
+            room: None,
+        }
+    }
+}
 
 /// A configured engine.
 #[derive(Clone)]
@@ -19,6 +64,9 @@ pub struct Served {
     pub name: EngineName,
     /// The engine.
     pub engine: Arc<dyn Engine>,
+    /// Where it is, with its options.
+    pub url: Arc<str>,
+    offer: Arc<Mutex<Offer>>,
     circuit: Arc<Mutex<Circuit>>,
     /// Told when the circuit opens.
     opened: Arc<Notify>,
@@ -77,6 +125,22 @@ impl Served {
         }
     }
 
+    /// What it offers.
+    pub fn offer(&self) -> Offer {
+        self.offer.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes note of what it told of itself. Whether that is something new.
+    pub fn told(&self, info: &EngineInfo) -> bool {
+        let mut offer = self.offer.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = offer.clone();
+        offer.room.clone_from(&info.room);
+        if let Some(architecture) = &info.architecture {
+            offer.labels.insert(ARCHITECTURE_LABEL.to_owned(), architecture.clone());
+        }
+        *offer != before
+    }
+
     /// Passes on what the engine answered, and opens the circuit if it did not.
     pub fn heard<T>(&self, answer: Result<T, EngineError>) -> Result<T, EngineError> {
         if let Err(error) = &answer
@@ -90,7 +154,7 @@ impl Served {
 
     /// What an execution is told that waits for this engine.
     pub fn unavailable(&self, reason: &str) -> Why {
-        Why::new("EngineUnavailable", format!("The engine {} does not answer: {reason}", self.name))
+        unavailable(&self.name, reason)
     }
 }
 
@@ -103,12 +167,14 @@ pub struct Engines {
 
 impl Engines {
     /// These engines, none asked yet.
-    pub fn new(engines: impl IntoIterator<Item = (EngineName, Arc<dyn Engine>)>) -> Self {
+    pub fn new(engines: impl IntoIterator<Item = Configured>) -> Self {
         let closings = Arc::<AtomicU64>::default();
-        let served = engines.into_iter().map(|(name, engine)| {
+        let served = engines.into_iter().map(|configured| {
+            let offer = Arc::new(Mutex::new(configured.offer()));
+            let Configured { name, engine, url, .. } = configured;
             let circuit = Arc::new(Mutex::new(Circuit::New));
-            let opened = Arc::default();
-            (name.clone(), Served { name, engine, circuit, opened, closings: Arc::clone(&closings) })
+            let (opened, closings) = (Arc::default(), Arc::clone(&closings));
+            (name.clone(), Served { name, engine, url: url.into(), offer, circuit, opened, closings })
         });
         Self { served: Arc::new(served.collect()), closings }
     }
@@ -127,26 +193,5 @@ impl Engines {
     /// All of them, by name.
     pub fn iter(&self) -> impl Iterator<Item = &Served> {
         self.served.values()
-    }
-
-    /// The engine for an execution that asks for `wanted`: a name, a kind, or any. The first that answers; otherwise
-    /// what stands in the way.
-    pub fn choose(&self, wanted: Option<&str>) -> Result<EngineName, Why> {
-        let fits = |served: &&Served| {
-            wanted.is_none_or(|wanted| served.name.as_str() == wanted || served.engine.kind() == wanted)
-        };
-        let mut obstacle = None;
-        for served in self.iter().filter(fits) {
-            match served.available() {
-                Ok(()) => return Ok(served.name.clone()),
-                Err(why) => {
-                    obstacle.get_or_insert(why);
-                }
-            }
-        }
-        Err(obstacle.unwrap_or_else(|| match wanted {
-            Some(wanted) => Why::new("EngineNotServed", format!("No engine named or of kind {wanted:?} is served.")),
-            None => Why::new("NoEngine", "No engine is configured."),
-        }))
     }
 }

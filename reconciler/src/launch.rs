@@ -84,10 +84,11 @@ mod tests {
             wanted: Wanted::Running,
             status: Status::pending(),
             ports: "[]".into(),
+            placement: None,
             revision: 1,
         };
         let (owner, spec) = ("alice".into(), r#"{"image":"busybox"}"#.into());
-        Work { execution, attempts: 0, owner, spec, due: None, sealed_token }
+        Work { execution, attempts: 0, owner, spec, due: None, sealed_token, claims: "[]".into(), queued_on: None }
     }
 
     fn sealed(number: u8) -> SealedToken {

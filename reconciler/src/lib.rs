@@ -15,6 +15,7 @@ pub mod engines;
 pub mod launch;
 pub mod logging;
 pub mod metrics;
+pub mod placement;
 pub mod plan;
 pub mod random;
 pub mod status;

@@ -9,4 +9,5 @@ pub mod auth;
 pub mod config;
 pub mod domain;
 pub mod environment;
+pub mod placement;
 pub mod sql;

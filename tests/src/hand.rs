@@ -42,7 +42,7 @@ impl Hand {
         let id = self.execution.id.parse()?;
         let work = observations::load(&self.db, HOLDER, id).await?.context("it is gone")?;
         let status = change(work.execution.status)?;
-        let seen = Observation { status, ports: ports.map(str::to_owned), attempts: 0, due: None, hold: true };
+        let seen = Observation { ports: ports.map(str::to_owned), ..Observation::of(status) };
         let recorded = observations::record(&self.db, HOLDER, id, work.execution.revision, &seen).await?;
         recorded.map(drop).context("it changed meanwhile")
     }

@@ -141,7 +141,7 @@ pub(crate) fn database(error: DatabaseError) -> Problem {
             "The database takes no changes for now; reading still works.",
             60,
         ),
-        DatabaseError::Unexpected(_) => Problem::internal(),
+        DatabaseError::Conflict(_) | DatabaseError::Unexpected(_) => Problem::internal(),
     }
 }
 

@@ -5,15 +5,17 @@ use std::time::Duration;
 use http::{HeaderName, StatusCode, header};
 use renga_shared::api::{ExecutionBody, ExecutionList, ExecutionQuery, PortList, Problem};
 use renga_shared::auth::{Principal, Scope};
-use renga_shared::domain::{ContextId, EngineName, ExecutionId, FieldError, NewExecution, Phase, Wanted, additions};
+use renga_shared::domain::{ContextId, EngineName, ExecutionId, NewExecution, Phase, Wanted, additions};
+
 use renga_shared::sql::executions::{self, ExecutionFilter, ExecutionRow, NewExecutionRow};
-use renga_shared::sql::{Idempotency, Inserted, Page, engines};
+use renga_shared::sql::{Idempotency, Inserted, Page};
 use serde_json::value::RawValue;
 
 use crate::ambient;
 use crate::answer::{Answer, database, internal};
 use crate::contexts::{link, next_page};
 use crate::instance::Instance;
+use crate::placement::{namespace_not_allowed, no_engine};
 use crate::request::{Asked, digest, id};
 use crate::routes::ExecutionPath;
 
@@ -72,6 +74,7 @@ pub(crate) async fn create(asked: Asked<'_>, context: &str) -> Result<Answer, Pr
         }
     };
     let environment = serde_json::to_string(&wanted.environment).map_err(|error| internal(&error))?;
+    let claims = serde_json::to_string(&principal.claims).map_err(|error| internal(&error))?;
     let engine = wanted.engine.as_ref().map(EngineName::as_str);
     let digest = digest(&[&context.to_string(), engine.unwrap_or_default(), &wanted.namespace, &environment]);
     let visible = instance.visible(&principal);
@@ -84,12 +87,14 @@ pub(crate) async fn create(asked: Asked<'_>, context: &str) -> Result<Answer, Pr
         engine,
         namespace: &wanted.namespace,
         environment: &environment,
+        claims: &claims,
         sealed_token: sealed_token.as_ref(),
         idempotency: key.as_deref().map(|key| Idempotency { key, digest: &digest }),
     };
     let mut row = match executions::insert(&instance.database, &new).await.map_err(database)? {
         executions::Asked::NoContext => return Err(Problem::not_found()),
         executions::Asked::NoEngine => return Err(no_engine(instance, engine.unwrap_or_default()).await?),
+        executions::Asked::NamespaceNotAllowed => return Err(namespace_not_allowed(&wanted)),
         executions::Asked::Inserted(inserted) => match *inserted {
             Inserted::New(row) | Inserted::Again(row) => row,
             Inserted::KeyReused => return Err(Problem::key_reused()),
@@ -180,14 +185,4 @@ async fn wait_until(
 fn shown(instance: &Instance, row: ExecutionRow) -> Result<ExecutionBody, Problem> {
     let added = additions(row.context, &instance.config.default_base_url);
     ExecutionBody::of(row, added).map_err(|error| internal(&error))
-}
-
-/// Tells which engines there are.
-async fn no_engine(instance: &Instance, wanted: &str) -> Result<Problem, Problem> {
-    let engines = engines::list(&instance.database).await.map_err(database)?;
-    let names: Vec<String> = engines.iter().map(|engine| format!("{} ({})", engine.name, engine.kind)).collect();
-    let there_are =
-        if names.is_empty() { "none is served now".to_owned() } else { format!("there are: {}", names.join(", ")) };
-    let detail = format!("no engine is named or of kind {wanted:?}; {there_are}");
-    Ok(Problem::bad_fields(vec![FieldError { pointer: "/engine".into(), detail }]))
 }

@@ -12,6 +12,7 @@ mod instance;
 mod issuer;
 mod logs;
 mod outbound;
+mod placement;
 mod request;
 mod resource_manager;
 mod routes;
@@ -59,6 +60,7 @@ async fn answer(method: types::Method, request: types::Request) -> Result<Answer
         Endpoint::ListAllExecutions => executions::list(&asked, None).await,
         Endpoint::ListExecutions { context } => executions::list(&asked, Some(context)).await,
         Endpoint::CreateExecution { context } => executions::create(asked, context).await,
+        Endpoint::Placement { context } => placement::dry_run(asked, context).await,
         Endpoint::GetExecution(path) => executions::get(&asked, path).await,
         Endpoint::DeleteExecution(path) => executions::delete(&asked, path).await,
         Endpoint::StopExecution(path) => executions::stop(&asked, path).await,

@@ -16,6 +16,7 @@ pub(crate) enum Endpoint {
     ListAllExecutions,
     ListExecutions { context: String },
     CreateExecution { context: String },
+    Placement { context: String },
     GetExecution(ExecutionPath),
     DeleteExecution(ExecutionPath),
     StopExecution(ExecutionPath),
@@ -44,9 +45,10 @@ impl Endpoint {
             | Self::ListContexts
             | Self::CreateContext
             | Self::ListAllExecutions => vec![],
-            Self::GetContext { context } | Self::ListExecutions { context } | Self::CreateExecution { context } => {
-                vec![(CONTEXT_ID, context)]
-            }
+            Self::GetContext { context }
+            | Self::ListExecutions { context }
+            | Self::CreateExecution { context }
+            | Self::Placement { context } => vec![(CONTEXT_ID, context)],
             Self::GetExecution(path)
             | Self::DeleteExecution(path)
             | Self::StopExecution(path)
@@ -80,6 +82,7 @@ fn table(parts: &[&str]) -> Vec<(Method, Endpoint)> {
             (Method::GET, Endpoint::ListExecutions { context: c.to_owned() }),
             (Method::POST, Endpoint::CreateExecution { context: c.to_owned() }),
         ],
+        ["contexts", c, "placement"] => vec![(Method::POST, Endpoint::Placement { context: c.to_owned() })],
         ["contexts", c, "executions", e] => vec![
             (Method::GET, Endpoint::GetExecution(execution(c, e))),
             (Method::DELETE, Endpoint::DeleteExecution(execution(c, e))),

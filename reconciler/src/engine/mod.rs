@@ -17,6 +17,7 @@
 //! **Never wait without bound.** A call that gets no answer ends as `Down`; [`Engine::prepare`] may take as long as it makes
 //! progress.
 
+pub mod config;
 pub mod docker;
 pub mod fake;
 mod host_paths;
@@ -31,7 +32,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use renga_shared::api::PortBody;
-use renga_shared::domain::{ExecutionId, Specification, Timestamp, Why};
+use renga_shared::domain::{ExecutionId, Protocol, Specification, Timestamp, Why};
+use renga_shared::placement::{Namespaces, Room, Volumes};
 use renga_shared::sql::logs::LogStream;
 
 use crate::clock::SystemClock;
@@ -110,6 +112,21 @@ pub struct Exit {
 pub struct EngineInfo {
     /// Its version, as it says it.
     pub version: String,
+    /// The architecture of its machines, by the name that images use (`amd64`), if all have the same.
+    pub architecture: Option<String>,
+    /// How much room it has, as far as it knows.
+    pub room: Option<Room>,
+}
+
+/// What an engine takes, whatever its load.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Accepts {
+    /// The kinds of volumes that it can mount.
+    pub volumes: Vec<Volumes>,
+    /// The protocols of ports that it can publish.
+    pub protocols: Vec<Protocol>,
+    /// The namespaces that executions may ask for.
+    pub namespaces: Namespaces,
 }
 
 /// Something happened to an object of this deployment, or, after the stream was broken, may have.
@@ -165,6 +182,9 @@ impl EngineError {
 pub trait Engine: Send + Sync + 'static {
     /// What it is, as requests name it: `docker`.
     fn kind(&self) -> &'static str;
+
+    /// What it takes. Known without asking it.
+    fn accepts(&self) -> Accepts;
 
     /// Asks whether it is there.
     async fn probe(&self) -> Result<EngineInfo, EngineError>;

@@ -6,6 +6,8 @@
 //! a wish that came meanwhile is never overwritten, but read and planned for; a pass may be cut off at any point and
 //! run again from the start.
 
+mod placing;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -139,17 +141,20 @@ impl<'a> Pass<'a> {
             Some(sight) => sight,
             None => self.look().await.map_err(Trouble::Engine)?,
         };
-        let choice = match self.status().phase() {
-            Phase::Pending => self.context.engines.choose(self.work.execution.wanted_engine.as_deref()),
-            _ => Err(Why::new("EngineChosen", "An engine is chosen already.")),
-        };
         let wanted = self.work.execution.wanted;
+        let placement = match (self.status().phase(), wanted) {
+            (Phase::Pending, Wanted::Running) => Some(self.decide().await?),
+            _ => None,
+        };
+        let choice = self.choice(placement.as_ref());
         let step = plan(Situation { wanted, status: self.status(), seen: &sight.seen, choice: &choice });
         tracing::debug!(execution = %self.id(), ?step, "execution {}: {step:?}", self.id());
-        match step {
-            Step::Wait(why) if matches!(sight.seen, Seen::Object(_)) => self.wait(why, LOOK_AGAIN).await,
-            Step::Wait(why) => self.wait(why, UNTIL_WOKEN).await,
-            step => self.perform(step, sight).await,
+        match (step, placement) {
+            (Step::Choose(engine), Some(placement)) => self.place(&engine, &placement).await,
+            (Step::Wait(Some(why)), Some(placement)) => self.wait_for_engine(why, &placement).await,
+            (Step::Wait(why), _) if matches!(sight.seen, Seen::Object(_)) => self.wait(why, LOOK_AGAIN).await,
+            (Step::Wait(why), _) => self.wait(why, UNTIL_WOKEN).await,
+            (step, _) => self.perform(step, sight).await,
         }
     }
 
@@ -179,8 +184,8 @@ impl<'a> Pass<'a> {
         let status = self.status().clone();
         let now = self.context.now();
         match step {
-            // Nothing was asked of the engine for it before now.
-            Step::Choose(engine) => self.record(status.scheduled(engine)?, None, Sight::nothing()).await,
+            // Chosen by a placement alone.
+            Step::Choose(_) => Ok(Next::Look),
             Step::Create => self.create(sight).await,
             Step::Start(object) => {
                 let served = self.engine()?;
@@ -189,7 +194,7 @@ impl<'a> Pass<'a> {
                 crash_point!("after_start");
                 match started {
                     Ok(()) => Ok(Next::Look),
-                    Err(EngineError::Refused(why)) => self.record(status.failed(why, now)?, None, sight).await,
+                    Err(EngineError::Refused(why)) => self.fail(why, sight).await,
                     Err(error) => Err(Trouble::Engine(error)),
                 }
             }
@@ -226,7 +231,7 @@ impl<'a> Pass<'a> {
                 let removed = status.removed(Why::new("Deleted", "It was deleted, as its user asked."), now)?;
                 self.record(removed, Some("[]".into()), sight).await
             }
-            Step::Fail(why) => self.record(status.failed(why, now)?, None, sight).await,
+            Step::Fail(why) => self.fail(why, sight).await,
             Step::Lose(why) => {
                 let why = self.drain(why).await?;
                 self.record(status.lost(why, now)?, Some("[]".into()), sight).await
@@ -253,16 +258,16 @@ impl<'a> Pass<'a> {
         let served = self.engine()?;
         let mut launch = match launch::of(&self.work, &self.context.settings.default_base_url) {
             Ok(launch) => launch,
-            Err(why) => return self.fail_if_refused(EngineError::Refused(why), sight).await,
+            Err(why) => return self.fail(why, sight).await,
         };
         crash_point!("before_prepare");
         match self.prepare(served, &launch).await? {
             Some(Ok(())) => {}
-            Some(Err(error)) => return self.fail_if_refused(error, sight).await,
+            Some(Err(error)) => return self.not_prepared(served, error, sight).await,
             None => return Ok(Next::Read),
         }
         if let Err(why) = launch::hand_over_token(&mut launch, &self.work, self.context.settings.seal_keys.as_ref()) {
-            return self.fail_if_refused(EngineError::Refused(why), sight).await;
+            return self.fail(why, sight).await;
         }
         crash_point!("before_create");
         let created = served.heard(served.engine.create(&launch).await);
@@ -272,7 +277,7 @@ impl<'a> Pass<'a> {
                 let created = self.status().created(object.clone())?;
                 self.record(created, None, Sight::created(object)).await
             }
-            Err(error) => self.fail_if_refused(error, sight).await,
+            Err(error) => self.not_created(served, error, sight).await,
         }
     }
 
@@ -290,8 +295,8 @@ impl<'a> Pass<'a> {
                 biased;
                 prepared = &mut prepare => return Ok(Some(served.heard(prepared))),
                 Some(why) = told.recv() => {
-                    let explained = self.status().explained(Some(why));
-                    if !self.write(explained, None, self.work.attempts, None, true).await? {
+                    let seen = self.observed(self.status().explained(Some(why)));
+                    if !self.write(seen).await? {
                         return Ok(None);
                     }
                 }
@@ -305,14 +310,9 @@ impl<'a> Pass<'a> {
         }
     }
 
-    async fn fail_if_refused(&mut self, error: EngineError, sight: Sight) -> Result<Next, Trouble> {
-        match error {
-            EngineError::Refused(why) => {
-                let failed = self.status().failed(why, self.context.now())?;
-                self.record(failed, None, sight).await
-            }
-            other => Err(Trouble::Engine(other)),
-        }
+    async fn fail(&mut self, why: Why, sight: Sight) -> Result<Next, Trouble> {
+        let failed = self.status().failed(why, self.context.now())?;
+        self.record(failed, None, sight).await
     }
 
     /// It runs: its logs are collected, its ports are known, and nothing else is to do.
@@ -323,8 +323,8 @@ impl<'a> Pass<'a> {
         self.context.collectors.ensure(self.context, served, self.id(), object);
         let ports = ports.filter(|ports| !same_json(ports, &self.work.execution.ports));
         if ports.is_some() || self.status().facts().reason.is_some() || self.work.attempts != 0 {
-            let plain = self.status().explained(None);
-            let written = self.write(plain, ports, 0, None, true).await?;
+            let plain = self.observed(self.status().explained(None));
+            let written = self.write(Observation { ports, attempts: 0, ..plain }).await?;
             return Ok(if written { Next::Done } else { Next::Read });
         }
         self.lay_down(None).await
@@ -365,21 +365,27 @@ impl<'a> Pass<'a> {
             _ => Why::new(why.reason, format!("{} It was tried {attempts} times.", why.message)),
         };
         let due = self.context.now().plus(backoff::after(attempts, self.context.random.number()));
-        let explained = self.status().explained(Some(why));
-        let written = self.write(explained, None, attempts, Some(due), true).await?;
+        let explained = self.observed(self.status().explained(Some(why)));
+        let written = self.write(Observation { attempts, due: Some(due), ..explained }).await?;
         Ok(if written { Next::Done } else { Next::Read })
     }
 
     async fn wait(&mut self, why: Option<Why>, pause: Duration) -> Result<Next, Trouble> {
-        let due = self.context.now().plus(pause);
         let explained = match why {
             Some(why) => self.status().explained(Some(why)),
             None => self.status().clone(),
         };
+        let waits = self.observed(explained);
+        self.wait_as(waits, pause).await
+    }
+
+    /// Waits with this record, for `pause` at most.
+    async fn wait_as(&mut self, waits: Observation, pause: Duration) -> Result<Next, Trouble> {
+        let due = Some(self.context.now().plus(pause));
         // What waits for the same thing as before is not written again.
-        let laid_down = if explained == *self.status() {
-            self.lay_down(Some(due)).await?
-        } else if self.write(explained, None, self.work.attempts, Some(due), true).await? {
+        let laid_down = if waits.status == *self.status() && waits.queued_on == self.work.queued_on {
+            self.lay_down(due).await?
+        } else if self.write(Observation { due, ..waits }).await? {
             Next::Done
         } else {
             Next::Read
@@ -401,8 +407,8 @@ impl<'a> Pass<'a> {
 
     /// Nobody needs to look after it any more.
     async fn let_go(&mut self) -> Result<Next, Trouble> {
-        let status = self.status().clone();
-        let written = self.write(status, None, 0, None, false).await?;
+        let ended = self.observed(self.status().clone());
+        let written = self.write(Observation { attempts: 0, hold: false, ..ended }).await?;
         Ok(if written { Next::Done } else { Next::Read })
     }
 
@@ -410,36 +416,47 @@ impl<'a> Pass<'a> {
     async fn record(&mut self, status: Status, ports: Option<String>, sight: Sight) -> Result<Next, Trouble> {
         // What has ended is heard of no more, and is not yet let go: should this pass be cut off, another must follow.
         let due = status.phase().is_terminal().then(|| self.context.now().plus(observations::CLAIMED_FOR));
-        if !self.write(status, ports, 0, due, true).await? {
+        let seen = Observation { ports, attempts: 0, due, ..self.observed(status) };
+        if !self.write(seen).await? {
             return Ok(Next::Read);
         }
+        self.tell_of_phase();
+        Ok(Next::Plan(sight))
+    }
+
+    /// Says that the phase has changed.
+    fn tell_of_phase(&self) {
         let (id, phase) = (self.id(), self.status().phase());
         tracing::info!(execution = %id, %phase, reason = self.status().facts().reason, "execution {id} is {phase}");
         if phase == Phase::Running {
             self.context.metrics.started(self.context.now().since(self.work.execution.created));
         }
-        Ok(Next::Plan(sight))
+    }
+
+    /// What is recorded where nothing else is said: the status, held on to, and looked at again when an event says so.
+    fn observed(&self, status: Status) -> Observation {
+        Observation { attempts: self.work.attempts, ..Observation::of(status) }
     }
 
     /// Writes what was seen. `false`: the row is another than the one that was read; nothing was written.
-    async fn write(
-        &mut self,
-        status: Status,
-        ports: Option<String>,
-        attempts: i64,
-        due: Option<Timestamp>,
-        hold: bool,
-    ) -> Result<bool, PassError> {
-        let seen = Observation { status, ports, attempts, due, hold };
+    async fn write(&mut self, seen: Observation) -> Result<bool, PassError> {
+        let was_placed = self.status().phase().is_placed();
         let execution = &mut self.work.execution;
         let written =
             observations::record(&self.context.db, &self.context.id, execution.id, execution.revision, &seen).await?;
         let Some(revision) = written else { return Ok(false) };
+        let Observation { status, ports, attempts, due, placement, queued_on, .. } = seen;
         execution.revision = revision;
-        execution.status = seen.status;
-        (self.work.attempts, self.work.due) = (attempts, due);
-        if let Some(ports) = seen.ports {
+        execution.status = status;
+        if let Some(ports) = ports {
             execution.ports = ports;
+        }
+        if placement.is_some() {
+            execution.placement = placement;
+        }
+        (self.work.attempts, self.work.due, self.work.queued_on) = (attempts, due, queued_on);
+        if was_placed && !self.status().phase().is_placed() {
+            self.context.placements.freed();
         }
         Ok(true)
     }

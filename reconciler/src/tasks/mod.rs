@@ -3,6 +3,7 @@
 pub mod collect_logs;
 pub mod converge;
 pub mod lease;
+pub mod queue;
 pub mod resync;
 pub mod watch;
 
@@ -18,6 +19,7 @@ use crate::clock::Clock;
 use crate::db::NativeDatabase;
 use crate::engines::Engines;
 use crate::metrics::Metrics;
+use crate::placement::Placements;
 use crate::random::Random;
 
 /// What every task is given.
@@ -39,6 +41,8 @@ pub struct Context {
     pub collectors: collect_logs::Collectors,
     /// What is counted.
     pub metrics: Metrics,
+    /// What is known of the engines' load, for placing.
+    pub placements: Placements,
     /// Executions that something was heard of.
     pub nudges: mpsc::UnboundedSender<ExecutionId>,
     /// Until when this reconciler's lease holds.

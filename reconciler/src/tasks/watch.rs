@@ -94,7 +94,15 @@ impl Watch {
         let came_up = self.served.close_circuit();
         context.metrics.engine(name.as_str(), true);
         self.put(Ok(&info.version)).await;
+        if self.served.told(&info) {
+            context.placements.outdated();
+            let (db, offer) = (&context.db, self.served.offer());
+            if let Err(error) = engines::describe(db, name, &offer, &self.served.url).await {
+                tracing::warn!(%error, "what engine {name} offers is not written: {error}");
+            }
+        }
         if came_up {
+            context.placements.outdated();
             tracing::info!(engine = %name, version = info.version, "engine {name} answers: version {}", info.version);
             if let Err(error) = observations::wake_engine(&context.db, name, context.now()).await {
                 tracing::warn!(%error, "what waits for engine {name} is looked at later: {error}");

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::rfc3339;
+use crate::placement::Offer;
 use crate::sql::contexts::ContextRow;
 use crate::sql::engines::EngineRow;
 use crate::sql::executions::ExecutionRow;
@@ -66,6 +67,8 @@ pub struct StatusBody {
     pub engine: Option<String>,
     /// That engine's own id of it.
     pub engine_id: Option<String>,
+    /// Which engine was chosen, and why each other one was passed over: a [`PlacementRecord`](crate::placement::PlacementRecord).
+    pub placement: Option<Box<RawValue>>,
 }
 
 /// A list of executions.
@@ -113,6 +116,16 @@ pub struct EngineBody {
     pub reason: Option<String>,
     /// The version that it told.
     pub version: Option<String>,
+    /// How many executions are placed there and have not ended.
+    pub placed: u32,
+    /// How many of them run.
+    pub running: u32,
+    /// How many of them do not run yet.
+    pub pending: u32,
+    /// How many wait for a place there.
+    pub waiting: u32,
+    /// What it accepts and how much room it has.
+    pub offer: Offer,
 }
 
 /// A list of engines.
@@ -161,6 +174,7 @@ impl ExecutionBody {
                 finished: facts.finished.map(rfc3339),
                 engine: facts.engine.map(|name| name.to_string()),
                 engine_id: facts.engine_id,
+                placement: row.placement.map(RawValue::from_string).transpose()?,
             },
         })
     }
@@ -175,6 +189,11 @@ impl From<EngineRow> for EngineBody {
             since: rfc3339(row.since),
             reason: row.reason,
             version: row.version,
+            placed: row.usage.placed,
+            running: row.usage.running,
+            pending: row.usage.placed.saturating_sub(row.usage.running),
+            waiting: row.usage.waiting,
+            offer: Offer { room: row.offer.room.map(|room| room.less(&row.usage)), ..row.offer },
         }
     }
 }

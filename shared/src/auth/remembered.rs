@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     fn principal(expires: i64) -> Principal {
-        Principal { subject: "alice".into(), scopes: None, expires: Timestamp(expires) }
+        Principal { subject: "alice".into(), scopes: None, expires: Timestamp(expires), claims: vec![] }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::claims::{Fields, Header, decode};
 use super::{KeySet, ScopeSet, VerificationKey};
 use crate::domain::Timestamp;
+use crate::placement::Claim;
 
 /// The longest token that is looked at, in bytes.
 pub const LONGEST_TOKEN: usize = 16 * 1024;
@@ -26,6 +27,8 @@ pub struct Principal {
     pub scopes: Option<ScopeSet>,
     /// When the token is no longer believed, leeway included.
     pub expires: Timestamp,
+    /// What the token says of its user that an engine may require.
+    pub claims: Vec<Claim>,
 }
 
 /// Why a token is not believed. The texts are for whoever sent it, and hold nothing of it.
@@ -155,7 +158,7 @@ impl Verifier {
         check_begin(claims, now)?;
         let subject = subject(claims)?.to_owned();
         let scopes = self.expected.scope_claim.as_ref().map(|name| ScopeSet::of_claim(claims.get(name)));
-        Ok(Principal { subject, scopes, expires })
+        Ok(Principal { subject, scopes, expires, claims: Claim::of(claims) })
     }
 
     pub(super) fn check_issuer(&self, claims: &Claims) -> Result<(), TokenError> {

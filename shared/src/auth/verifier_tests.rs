@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::{Expected, Principal, TokenError, Verifier};
 use crate::auth::{KeyError, Scope, ScopeSet, VerificationKey};
 use crate::domain::Timestamp;
+use crate::placement::Claim;
 
 const ISSUER: &str = "http://localhost:8080/auth/realms/Renga";
 const SECOND: i64 = 1_700_000_000;
@@ -68,6 +69,7 @@ fn a_good_token_tells_who_asks() {
             subject: "alice".into(),
             scopes: Some(ScopeSet::of(&[Scope::ContextsRead])),
             expires: Timestamp((SECOND + 130) * 1_000_000),
+            claims: vec![Claim::parse("sub:alice").unwrap()],
         }
     );
 }

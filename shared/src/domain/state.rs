@@ -88,6 +88,11 @@ impl Phase {
         matches!(self, Self::Exited | Self::Failed | Self::Lost | Self::Removed)
     }
 
+    /// Whether it has a place on an engine: it counts there, and what it requests is taken.
+    pub const fn is_placed(self) -> bool {
+        matches!(self, Self::Scheduled | Self::Starting | Self::Running | Self::Stopping)
+    }
+
     /// Whether an execution in this phase may next be in `next`. Staying is not a transition.
     pub const fn may_become(self, next: Self) -> bool {
         use Phase::*;

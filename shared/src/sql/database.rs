@@ -184,6 +184,9 @@ pub enum DatabaseError {
     /// It has no room, or may not be written to.
     #[error("the database cannot be written: {0}")]
     Full(String),
+    /// Another row has what must be unique: somebody else was faster.
+    #[error("another row has it already: {0}")]
+    Conflict(String),
     /// Anything else: a mistake of ours, or of somebody who changed rows by hand.
     #[error("unexpected answer of the database: {0}")]
     Unexpected(String),
@@ -200,6 +203,8 @@ impl DatabaseError {
             Self::Schema(message)
         } else if has(&["disk is full", "readonly database", "read-only"]) {
             Self::Full(message)
+        } else if has(&["unique constraint failed"]) {
+            Self::Conflict(message)
         } else if has(&[
             "locked",
             "busy",
@@ -225,6 +230,8 @@ impl DatabaseError {
             "42P01" | "42703" | "42883" | "3F000" => Self::Schema(message),
             // disk_full, read_only_sql_transaction
             "53100" | "25006" => Self::Full(message),
+            // unique_violation
+            "23505" => Self::Conflict(message),
             // insufficient_privilege
             "42501" => Self::Unavailable(message),
             // connection exceptions, authorization, no such database, transaction rollback, insufficient resources,

@@ -33,6 +33,8 @@ pub struct ExecutionRow {
     pub status: Status,
     /// Its published ports: a JSON array of the API's port objects.
     pub ports: String,
+    /// Why it runs where it does: a JSON [`PlacementRecord`](crate::placement::PlacementRecord), once there is one.
+    pub placement: Option<String>,
     /// Counts every change.
     pub revision: i64,
 }
@@ -63,6 +65,8 @@ pub struct NewExecutionRow<'a> {
     pub namespace: &'a str,
     /// A JSON object of strings.
     pub environment: &'a str,
+    /// What the token of whoever asks says of them: a JSON array of [`Claim`](crate::placement::Claim)s.
+    pub claims: &'a str,
     /// The token of whoever asks, for the container. `None`: it starts without one.
     pub sealed_token: Option<&'a SealedToken>,
     /// How a retry is known.
@@ -78,6 +82,8 @@ pub enum Asked {
     NoContext,
     /// No engine has this name or is of this kind.
     NoEngine,
+    /// None of those engines runs in this namespace.
+    NamespaceNotAllowed,
 }
 
 /// Which executions a list shows.
@@ -98,7 +104,7 @@ macro_rules! columns {
     () => {
         "{as_text executions.id}, {as_text context_id}, {as_micros executions.created_at}, wanted_engine, namespace, \
          {as_text environment}, wanted, phase, reason, message, engine, engine_id, {as_micros started_at}, \
-         {as_micros finished_at}, exit_code, {as_text ports}, executions.revision"
+         {as_micros finished_at}, exit_code, {as_text ports}, {as_text placement}, executions.revision"
     };
 }
 pub(super) use columns;
@@ -111,15 +117,37 @@ macro_rules! live {
 }
 pub(super) use live;
 
+/// Whether one of the engines that `$engine` names, or any if it is NULL, runs in `$namespace`.
+macro_rules! runs_in {
+    ($engine:literal, $namespace:literal) => {
+        concat!(
+            "EXISTS (SELECT 1 FROM engines WHERE (",
+            $engine,
+            " IS NULL OR name = ",
+            $engine,
+            " OR kind = ",
+            $engine,
+            ") AND (namespaces IS NULL OR namespaces LIKE '%,' || ",
+            $namespace,
+            " || ',%'))"
+        )
+    };
+}
+
 static INSERT: Statement = Statement::new(concat!(
     "INSERT INTO executions (id, context_id, owner, requested_by, created_at, wanted_engine, namespace, environment, \
-     idempotency_key, request_digest, due_at, sealed_token) \
-     SELECT {uuid 1}, id, owner, {text 3}, {time 4}, {text 5}, {text 6}, {json 7}, {text 8}, {text 9}, {time 4}, {blob 11} \
-     FROM contexts WHERE id = {uuid 2} AND ({text 10} IS NULL OR owner = {text 10}) \
+     idempotency_key, request_digest, due_at, sealed_token, claims) \
+     SELECT {uuid 1}, id, owner, {text 3}, {time 4}, {text 5}, {text 6}, {json 7}, {text 8}, {text 9}, {time 4}, {blob 11}, \
+     {json 12} FROM contexts WHERE id = {uuid 2} AND ({text 10} IS NULL OR owner = {text 10}) \
      AND ({text 5} IS NULL OR EXISTS (SELECT 1 FROM engines WHERE name = {text 5} OR kind = {text 5})) \
-     ON CONFLICT DO NOTHING RETURNING ",
+     AND ({text 6} = 'default' OR NOT EXISTS (SELECT 1 FROM engines) OR ",
+    runs_in!("{text 5}", "{text 6}"),
+    ") ON CONFLICT DO NOTHING RETURNING ",
     columns!()
 ));
+
+// Neither a namespace nor the name of an engine has a character that LIKE would not take as it is.
+static ENGINE_EXISTS: Statement = Statement::new("SELECT 1 FROM engines WHERE name = {text 1} OR kind = {text 1}");
 
 static GET_BY_KEY: Statement = Statement::new(concat!(
     "SELECT ",
@@ -162,6 +190,7 @@ pub async fn insert(db: &impl Database, new: &NewExecutionRow<'_>) -> Result<Ask
         new.idempotency.map(|same| same.digest).into(),
         owner.into(),
         new.sealed_token.into(),
+        new.claims.into(),
     ];
     if let Some(mut row) = db.query(INSERT.sql(db.dialect()), parameters).await?.into_iter().next() {
         return Ok(Asked::Inserted(Box::new(Inserted::New(read(&mut row)?))));
@@ -176,7 +205,14 @@ pub async fn insert(db: &impl Database, new: &NewExecutionRow<'_>) -> Result<Ask
         }
     }
     let context = db.query(CONTEXT_EXISTS.sql(db.dialect()), vec![new.context.into(), owner.into()]).await?;
-    Ok(if context.is_empty() { Asked::NoContext } else { Asked::NoEngine })
+    if context.is_empty() {
+        return Ok(Asked::NoContext);
+    }
+    let known = match new.engine {
+        Some(engine) => !db.query(ENGINE_EXISTS.sql(db.dialect()), vec![engine.into()]).await?.is_empty(),
+        None => true,
+    };
+    Ok(if known { Asked::NamespaceNotAllowed } else { Asked::NoEngine })
 }
 
 /// The execution, if there is one of this context and it may be seen.
@@ -296,6 +332,7 @@ pub(super) fn read(row: &mut Row) -> Result<ExecutionRow, DatabaseError> {
             exit_code: row.optional_integer()?,
         }),
         ports: row.text()?,
+        placement: row.optional_text()?,
         revision: row.integer()?,
     })
 }

@@ -15,6 +15,7 @@ use super::statement::Statement;
 use super::{Database, DatabaseError, Row, Value};
 use crate::auth::SealedToken;
 use crate::domain::{EngineName, ExecutionId, Status, Timestamp};
+use crate::placement::Needs;
 
 /// How long a claimed row is left to its holder. One that takes longer is claimed again, which does no harm.
 pub const CLAIMED_FOR: Duration = Duration::from_secs(60);
@@ -34,6 +35,10 @@ pub struct Work {
     pub due: Option<Timestamp>,
     /// The token of whoever asked for it, until it is launched.
     pub sealed_token: Option<SealedToken>,
+    /// What the token of whoever asked said of them: a JSON array.
+    pub claims: String,
+    /// The engines that it waits for, each between commas.
+    pub queued_on: Option<String>,
 }
 
 /// What a pass recorded of an execution.
@@ -43,6 +48,10 @@ pub struct Observation {
     pub status: Status,
     /// Its published ports, as JSON; `None` leaves them.
     pub ports: Option<String>,
+    /// Why it runs where it does, as JSON; `None` leaves what there is.
+    pub placement: Option<String>,
+    /// The engines that it waits for, each between commas.
+    pub queued_on: Option<String>,
     /// How often something failed that is tried again.
     pub attempts: i64,
     /// When to look next; `None`: when an event says so.
@@ -51,16 +60,32 @@ pub struct Observation {
     pub hold: bool,
 }
 
+impl Observation {
+    /// A status alone: held on to, and looked at again when an event says so.
+    pub fn of(status: Status) -> Self {
+        Self { status, ports: None, attempts: 0, due: None, hold: true, placement: None, queued_on: None }
+    }
+}
+
 macro_rules! work_columns {
     () => {
         concat!(
             columns!(),
             ", attempts, executions.owner, \
              (SELECT {as_text contexts.spec} FROM contexts WHERE contexts.id = executions.context_id), {as_micros due_at}, \
-             sealed_token"
+             sealed_token, {as_text claims}, queued_on"
         )
     };
 }
+
+/// A row that is placed on an engine and has not ended: what an engine's places and resources are counted by. In the very words
+/// of the index `executions_placed`.
+macro_rules! placed {
+    () => {
+        "phase IN ('scheduled', 'starting', 'running', 'stopping')"
+    };
+}
+pub(super) use placed;
 
 /// A row that the reconciler `{text 1}` may claim at `{time 2}`.
 macro_rules! free {
@@ -104,9 +129,48 @@ static RECORD: Statement = Statement::new(
     "UPDATE executions SET phase = {text 4}, reason = {text 5}, message = {text 6}, engine = {text 7}, \
      engine_id = {text 8}, started_at = {time 9}, finished_at = {time 10}, exit_code = {int 11}, \
      ports = COALESCE({json 12}, ports), attempts = {int 13}, due_at = {time 14}, \
-     holder = {text 15}, revision = revision + 1, \
+     holder = {text 15}, placement = COALESCE({json 16}, placement), queued_on = {text 17}, \
+     slot = CASE WHEN {text 4} IN ('scheduled', 'starting', 'running', 'stopping') THEN slot END, \
+     revision = revision + 1, \
      sealed_token = CASE WHEN {text 4} IN ('pending', 'scheduled') THEN sealed_token END \
      WHERE id = {uuid 1} AND revision = {int 2} AND holder = {text 3} RETURNING revision",
+);
+
+// The least place that is free: two that are given the same at the same time cannot both have it, which the index
+// `executions_slots` sees to. Who has none, because there was no limit when it was placed, counts as well.
+static PLACE: Statement = Statement::new(concat!(
+    "UPDATE executions SET phase = 'scheduled', reason = NULL, message = NULL, engine = {text 4}, placement = {json 5}, \
+     queued_on = NULL, cpu_millis = {int 7}, memory_bytes = {int 8}, gpus = {int 9}, attempts = 0, due_at = NULL, \
+     revision = revision + 1, slot = CASE WHEN {int 6} IS NOT NULL THEN (SELECT MIN(place) FROM (SELECT 1 AS place \
+     UNION ALL SELECT taken.slot + 1 FROM executions AS taken WHERE taken.engine = {text 4} AND taken.slot IS NOT NULL) AS places \
+     WHERE NOT EXISTS (SELECT 1 FROM executions AS taken WHERE taken.engine = {text 4} AND taken.slot = places.place)) END \
+     WHERE id = {uuid 1} AND revision = {int 2} AND holder = {text 3} AND phase = 'pending' \
+     AND ({int 6} IS NULL OR (SELECT COUNT(*) FROM executions AS other WHERE other.engine = {text 4} AND other.",
+    placed!(),
+    ") < {int 6}) RETURNING revision"
+));
+
+// Who has the fewest there is next, then who was served longest ago, and of each owner's the oldest.
+static QUEUE: Statement = Statement::new(concat!(
+    "SELECT {as_text id} FROM (SELECT id, ROW_NUMBER() OVER (PARTITION BY waiting.owner ORDER BY id) + \
+     COALESCE(has.placed, 0) AS turn, turns.served_at FROM executions AS waiting LEFT JOIN \
+     (SELECT owner, COUNT(*) AS placed FROM executions WHERE engine = {text 1} AND ",
+    placed!(),
+    " GROUP BY owner) has ON has.owner = waiting.owner \
+     LEFT JOIN turns ON turns.engine = {text 1} AND turns.owner = waiting.owner WHERE queued_on IS NOT NULL \
+     AND queued_on LIKE '%,' || {text 1} || ',%' AND wanted = 'running') queue ORDER BY turn, served_at NULLS FIRST, id LIMIT {int 2}"
+));
+
+static SERVED: Statement = Statement::new(
+    "INSERT INTO turns (engine, owner, served_at) VALUES ({text 1}, {text 2}, {time 3}) \
+     ON CONFLICT (engine, owner) DO UPDATE SET served_at = excluded.served_at RETURNING 1",
+);
+
+static FORGET_TURNS: Statement = Statement::new("DELETE FROM turns WHERE served_at < {time 1} RETURNING 1");
+
+static WAKE: Statement = Statement::new(
+    "UPDATE executions SET due_at = {time 2} WHERE id IN {uuids 1} AND phase = 'pending' \
+     AND (due_at IS NULL OR due_at > {time 2}) RETURNING 1",
 );
 
 static DEFER: Statement = Statement::new(
@@ -218,8 +282,74 @@ pub async fn record(
         seen.attempts.into(),
         seen.due.into(),
         seen.hold.then_some(holder).into(),
+        seen.placement.as_deref().into(),
+        seen.queued_on.as_deref().into(),
     ];
     db.query(RECORD.sql(db.dialect()), parameters).await?.first_mut().map(Row::integer).transpose()
+}
+
+/// What placing an execution records.
+#[derive(Clone, Copy, Debug)]
+pub struct Placing<'a> {
+    /// The engine.
+    pub engine: &'a EngineName,
+    /// Why there: a JSON [`PlacementRecord`](crate::placement::PlacementRecord).
+    pub placement: &'a str,
+    /// The most that may be placed there at once.
+    pub max: Option<u32>,
+    /// What it needs.
+    pub needs: &'a Needs,
+}
+
+/// Places the row that was read at `revision` and waits for an engine. `None`: it has changed since, or is no longer the
+/// recorder's, or the engine has as many as it may; nothing was written. Otherwise the new revision.
+pub async fn place(
+    db: &impl Database,
+    holder: &str,
+    id: ExecutionId,
+    revision: i64,
+    placing: &Placing<'_>,
+) -> Result<Option<i64>, DatabaseError> {
+    let parameters = vec![
+        id.into(),
+        revision.into(),
+        holder.into(),
+        placing.engine.as_str().into(),
+        placing.placement.into(),
+        placing.max.map(i64::from).into(),
+        placing.needs.amount("cpu").0.into(),
+        placing.needs.amount("memory").0.into(),
+        placing.needs.gpus().into(),
+    ];
+    match db.query(PLACE.sql(db.dialect()), parameters).await {
+        // Another was given the same place at the same moment.
+        Err(DatabaseError::Conflict(_)) => Ok(None),
+        answer => answer?.first_mut().map(Row::integer).transpose(),
+    }
+}
+
+/// Who waits for an engine, whose turn it is first; at most `limit`.
+pub async fn queue(db: &impl Database, engine: &EngineName, limit: u32) -> Result<Vec<ExecutionId>, DatabaseError> {
+    let parameters = vec![engine.as_str().into(), i64::from(limit).into()];
+    db.query(QUEUE.sql(db.dialect()), parameters).await?.iter_mut().map(Row::parsed).collect()
+}
+
+/// Takes note that an execution of `owner`'s was placed on an engine that others wait for.
+pub async fn served(db: &impl Database, engine: &EngineName, owner: &str, now: Timestamp) -> Result<(), DatabaseError> {
+    db.query(SERVED.sql(db.dialect()), vec![engine.as_str().into(), owner.into(), now.into()]).await?;
+    Ok(())
+}
+
+/// Forgets who was served before `before`: whose turn it is does not reach back that far.
+pub async fn forget_turns(db: &impl Database, before: Timestamp) -> Result<(), DatabaseError> {
+    db.query(FORGET_TURNS.sql(db.dialect()), vec![before.into()]).await?;
+    Ok(())
+}
+
+/// Makes those of `ids` due that wait for an engine.
+pub async fn wake(db: &impl Database, ids: &[ExecutionId], now: Timestamp) -> Result<(), DatabaseError> {
+    db.query(WAKE.sql(db.dialect()), vec![json_list(ids), now.into()]).await?;
+    Ok(())
 }
 
 /// Says when to look next at the row that was read at `revision`. `false`: it has changed since, or is somebody else's.
@@ -287,5 +417,7 @@ fn read_work(row: &mut Row) -> Result<Work, DatabaseError> {
         spec: row.text()?,
         due: row.optional_timestamp()?,
         sealed_token: row.optional_blob()?.map(SealedToken::from_stored),
+        claims: row.text()?,
+        queued_on: row.optional_text()?,
     })
 }

@@ -18,6 +18,7 @@ pub(crate) fn answer(rows: &Result<Vec<Vec<Value>>, DatabaseError>) -> Json {
         Err(DatabaseError::Unavailable(message)) => ("unavailable", message),
         Err(DatabaseError::Schema(message)) => ("schema", message),
         Err(DatabaseError::Full(message)) => ("full", message),
+        Err(DatabaseError::Conflict(message)) => ("conflict", message),
         Err(DatabaseError::Unexpected(message)) => ("unexpected", message),
     };
     json!({ "error": kind, "message": message })
@@ -30,6 +31,7 @@ pub(crate) fn read_answer(json: &Json) -> Option<Result<Vec<Vec<Value>>, Databas
         Some("unavailable") => Err(DatabaseError::Unavailable(message())),
         Some("schema") => Err(DatabaseError::Schema(message())),
         Some("full") => Err(DatabaseError::Full(message())),
+        Some("conflict") => Err(DatabaseError::Conflict(message())),
         Some(_) => Err(DatabaseError::Unexpected(message())),
     })
 }

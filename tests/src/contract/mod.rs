@@ -7,6 +7,7 @@ mod executions;
 mod issuer_keys;
 mod logs;
 mod observations;
+mod placement;
 mod sealed_tokens;
 mod values;
 
@@ -29,6 +30,9 @@ pub async fn run(db: &impl Database) {
     observations::of_the_dead_are_taken_over(db).await;
     observations::show_the_state_that_the_domain_says(db).await;
     observations::tell_which_objects_are_owned(db).await;
+    placement::keeps_the_limit_of_an_engine(db).await;
+    placement::takes_turns_by_owner(db).await;
+    placement::stays_in_the_namespaces_that_are_allowed(db).await;
     sealed_tokens::are_kept_until_the_launch(db).await;
     sealed_tokens::go_with_the_wish_that_it_never_starts(db).await;
     sealed_tokens::are_those_of_the_first_request(db).await;
@@ -70,6 +74,7 @@ fn ask(context: ContextId, now: Timestamp) -> NewExecutionRow<'static> {
         engine: None,
         namespace: "default",
         environment: "{}",
+        claims: "[]",
         sealed_token: None,
         idempotency: None,
     }

@@ -32,7 +32,7 @@ async fn claimed(db: &impl Database, holder: &str, row: &ExecutionRow, now: Time
 }
 
 fn seen(status: Status) -> Observation {
-    Observation { status, ports: None, attempts: 0, due: None, hold: true }
+    Observation::of(status)
 }
 
 pub(super) async fn are_claimed_by_one_at_a_time(db: &impl Database) {

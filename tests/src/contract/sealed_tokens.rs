@@ -39,7 +39,7 @@ async fn read(db: &impl Database, id: ExecutionId) -> Work {
 }
 
 async fn recorded(db: &impl Database, work: &Work, status: Status) -> Work {
-    let seen = Observation { status, ports: None, attempts: 0, due: None, hold: true };
+    let seen = Observation::of(status);
     let (id, revision) = (work.execution.id, work.execution.revision);
     record(db, HOLDER, id, revision, &seen).await.unwrap().unwrap();
     read(db, id).await

@@ -88,6 +88,13 @@ impl Store {
         self.rules().restless(&connection)
     }
 
+    /// Whether somebody waits for an engine.
+    pub(super) fn waiting(&self) -> bool {
+        let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        let sql = "SELECT EXISTS (SELECT 1 FROM executions WHERE queued_on IS NOT NULL)";
+        connection.query_row(sql, [], |row| row.get(0)).unwrap()
+    }
+
     /// Forgets what has ended. Returns what has not.
     pub(super) fn forget_ended(&self) -> Vec<ExecutionId> {
         let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);

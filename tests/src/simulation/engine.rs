@@ -6,7 +6,9 @@ use async_trait::async_trait;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use renga_reconciler::engine::fake::FakeEngine;
-use renga_reconciler::engine::{Engine, EngineError, EngineEvent, EngineInfo, Launch, Listed, LogEntry, Object};
+use renga_reconciler::engine::{
+    Accepts, Engine, EngineError, EngineEvent, EngineInfo, Launch, Listed, LogEntry, Object,
+};
 use renga_shared::domain::{ExecutionId, Why};
 
 use super::life::{Deed, Life};
@@ -42,6 +44,10 @@ impl Lived {
 impl Engine for Lived {
     fn kind(&self) -> &'static str {
         self.engine.kind()
+    }
+
+    fn accepts(&self) -> Accepts {
+        self.engine.accepts()
     }
 
     async fn probe(&self) -> Result<EngineInfo, EngineError> {

@@ -17,6 +17,7 @@ mod process;
 mod rules;
 mod trace;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -37,6 +38,8 @@ use self::rules::Rules;
 
 /// The limit of logs in the simulation: small, so that it is met.
 const LOG_LIMIT: i64 = 96 * 1024;
+/// How many executions the second engine may run at once: few, so that it is often full.
+const LIMIT: u32 = 3;
 /// Everything is brought to rest after so many steps, on average.
 const STEPS_TO_REST: u64 = 500;
 /// How long that may take by the simulated clock, once nothing goes wrong any more.
@@ -46,6 +49,8 @@ const QUIET: Duration = Duration::from_secs(120);
 /// What one reconciler may do in that time, counted twice: its lease, looks at what is due whenever somebody wrote or a
 /// second went by, and probes.
 const STATEMENTS_WHEN_QUIET: u64 = 2 * (120 + 4 * 32 + 3 * 32 + 40);
+/// The same for looks at the queues, while somebody waits for an engine, and at whoever waits.
+const STATEMENTS_WHEN_WAITING: u64 = 2 * (120 + 40);
 const CALLS_WHEN_QUIET: u64 = 2 * 2 * 10;
 
 /// What a simulation did.
@@ -107,7 +112,8 @@ impl Simulation {
             Ok((EngineName::parse(name)?, FakeWorld::new(Arc::new(clock.clone()))))
         };
         let worlds = vec![world("one")?, world("two")?];
-        let rules = Rules::new(worlds.iter().map(|(_, world)| world.clone()).collect(), LOG_LIMIT);
+        let limits = BTreeMap::from([(EngineName::parse("two")?, LIMIT)]);
+        let rules = Rules::new(worlds.iter().map(|(_, world)| world.clone()).collect(), limits.clone(), LOG_LIMIT);
         let settings = Settings {
             stop_grace: Duration::from_secs(10),
             log_limit: LOG_LIMIT,
@@ -120,6 +126,7 @@ impl Simulation {
             clock,
             store: Store::new(rules)?,
             worlds,
+            limits,
             settings: Arc::new(settings),
             statements_fail: Arc::default(),
             deeds: Arc::default(),
@@ -234,7 +241,8 @@ impl Simulation {
         let deeds = |deed| self.around.deeds.of(deed);
         let (statements, calls) = (deeds(Deed::Statement) - before.0, deeds(Deed::Call) - before.1);
         let processes = self.processes.len() as u64;
-        if statements > processes * STATEMENTS_WHEN_QUIET || calls > processes * CALLS_WHEN_QUIET {
+        let allowed = STATEMENTS_WHEN_QUIET + if self.around.store.waiting() { STATEMENTS_WHEN_WAITING } else { 0 };
+        if statements > processes * allowed || calls > processes * CALLS_WHEN_QUIET {
             let text =
                 format!("{statements} statements and {calls} calls of {processes} processes in {QUIET:?} of nothing");
             return Err(self.failure(&text));

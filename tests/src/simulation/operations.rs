@@ -91,8 +91,8 @@ impl Simulation {
         let (spec, hopeless, waits_for_ever) = self.specification();
         let context = ContextId::new(now, self.dice.number().to_be_bytes());
         let text = spec.to_string();
-        let new =
-            NewContext { id: context, owner: "alice", created: now, spec: &text, project: None, idempotency: None };
+        let owner = self.dice.pick(&["alice", "bob", "carol"]).copied().unwrap_or_default();
+        let new = NewContext { id: context, owner, created: now, spec: &text, project: None, idempotency: None };
         let store = &self.around.store;
         let stored = contexts::insert(store, &new).now_or_never();
         assert!(matches!(stored, Some(Ok(Inserted::New(_)))), "{stored:?}");
@@ -110,6 +110,7 @@ impl Simulation {
             engine: self.dice.pick(&engine).copied().flatten(),
             namespace: "default",
             environment: "{}",
+            claims: "[]",
             sealed_token: token.as_ref(),
             idempotency: None,
         };
@@ -217,10 +218,11 @@ impl Simulation {
             return;
         };
         let why = renga_shared::domain::Why::new("EngineError", "The engine could not do it.");
-        let fault = match self.dice.below(4) {
+        let fault = match self.dice.below(5) {
             0 => Fault::Fails(renga_reconciler::engine::EngineError::Retry(why)),
             1 => Fault::Fails(renga_reconciler::engine::EngineError::Down("it went away".into())),
             2 => Fault::Hangs,
+            3 => Fault::Fails(renga_reconciler::engine::EngineError::Unreached("nobody listens".into())),
             _ => Fault::AnswerLost,
         };
         trace::say(format!("engine {name} is to fail at {operation:?}: {fault:?}"));

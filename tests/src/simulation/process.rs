@@ -1,5 +1,6 @@
 //! A simulated reconciler process: the real tasks, as `renga_reconciler::app` starts them, on simulated surroundings.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -8,13 +9,15 @@ use futures::future::BoxFuture;
 use renga_reconciler::clock::{Clock, ManualClock};
 use renga_reconciler::db::NativeDatabase;
 use renga_reconciler::driver::Driver;
+use renga_reconciler::engine::EngineSettings;
+use renga_reconciler::engine::config::Options;
 use renga_reconciler::engine::fake::FakeWorld;
-use renga_reconciler::engine::{Engine, EngineSettings};
-use renga_reconciler::engines::Engines;
+use renga_reconciler::engines::{Configured, Engines};
 use renga_reconciler::metrics::Metrics;
+use renga_reconciler::placement::Placements;
 use renga_reconciler::tasks::collect_logs::Collectors;
 use renga_reconciler::tasks::watch::watch;
-use renga_reconciler::tasks::{Context, Settings, lease};
+use renga_reconciler::tasks::{Context, Settings, lease, queue};
 use renga_shared::domain::{EngineName, ExecutionId, Timestamp};
 use renga_shared::sql::{DatabaseError, engines, observations, reconcilers};
 use tokio::sync::{mpsc, oneshot};
@@ -34,6 +37,8 @@ pub(super) struct Surroundings {
     pub(super) clock: ManualClock,
     pub(super) store: Store,
     pub(super) worlds: Vec<(EngineName, FakeWorld)>,
+    /// The most executions that an engine may run at once, of those that have a limit.
+    pub(super) limits: BTreeMap<EngineName, u32>,
     pub(super) settings: Arc<Settings>,
     /// One statement in so many goes wrong; none for 0.
     pub(super) statements_fail: Arc<Mutex<u64>>,
@@ -70,7 +75,8 @@ impl Process {
         };
         let engines = around.worlds.iter().map(|(name, world)| {
             let lived = Lived { engine: world.engine(&settings), life: life.clone() };
-            (name.clone(), Arc::new(lived) as Arc<dyn Engine>)
+            let options = Options { max: around.limits.get(name).copied(), ..Options::default() };
+            Configured { options, ..Configured::plain(name.clone(), Arc::new(lived)) }
         });
         let (nudges, heard) = mpsc::unbounded_channel();
         let skew = i64::try_from(dice.below(2_000_000)).unwrap_or_default() - 1_000_000;
@@ -83,6 +89,7 @@ impl Process {
             settings: Arc::clone(&around.settings),
             collectors: Collectors::default(),
             metrics: Metrics::default(),
+            placements: Placements::default(),
             nudges,
             lease_until: Arc::new(AtomicI64::new(0)),
         };
@@ -121,6 +128,7 @@ async fn run(context: Context, heard: mpsc::UnboundedReceiver<ExecutionId>, stop
     }
     let mut background = JoinSet::new();
     background.spawn(lease::keep(context.clone()));
+    background.spawn(queue::keep(context.clone()));
     for served in context.engines.iter() {
         background.spawn(watch(context.clone(), served.clone()));
     }
@@ -145,6 +153,7 @@ async fn begin(context: &Context) -> Result<(), DatabaseError> {
     for served in context.engines.iter() {
         let answer = Err("it has not answered yet");
         engines::put(&context.db, &served.name, served.engine.kind(), answer, context.now()).await?;
+        engines::describe(&context.db, &served.name, &served.offer(), &served.url).await?;
     }
     Ok(())
 }

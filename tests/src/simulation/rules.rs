@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use renga_reconciler::engine::fake::FakeWorld;
 use renga_reconciler::engine::{LogEntry, ObjectState};
-use renga_shared::domain::{ExecutionId, Phase, Wanted};
+use renga_shared::domain::{EngineName, ExecutionId, Phase, Wanted};
 use renga_shared::sql::logs::Frame;
 use rusqlite::{Connection, Row, params};
 
@@ -56,6 +56,7 @@ pub(super) struct Known {
 /// Holds what is seen against what must be.
 pub(super) struct Rules {
     worlds: Vec<FakeWorld>,
+    limits: BTreeMap<EngineName, u32>,
     log_limit: i64,
     pub(super) known: BTreeMap<ExecutionId, Known>,
     /// How many executions reached each phase.
@@ -106,8 +107,8 @@ where
 }
 
 impl Rules {
-    pub(super) fn new(worlds: Vec<FakeWorld>, log_limit: i64) -> Self {
-        Self { worlds, log_limit, known: BTreeMap::new(), reached: BTreeMap::new(), broken: Vec::new() }
+    pub(super) fn new(worlds: Vec<FakeWorld>, limits: BTreeMap<EngineName, u32>, log_limit: i64) -> Self {
+        Self { worlds, limits, log_limit, known: BTreeMap::new(), reached: BTreeMap::new(), broken: Vec::new() }
     }
 
     pub(super) fn watch(connection: &Connection) -> rusqlite::Result<()> {
@@ -134,6 +135,12 @@ impl Rules {
         if !changes.is_empty() {
             connection.prepare_cached("DELETE FROM changes").unwrap().execute([]).unwrap();
         }
+        for (engine, limit) in self.limits.clone() {
+            let placed = placed(connection, &engine);
+            if placed > limit {
+                self.broken(format!("{placed} executions are placed on {engine}, which may run {limit}"));
+            }
+        }
         for change in changes {
             if change.phase.0 != change.phase.1 {
                 *self.reached.entry(change.phase.1).or_default() += 1;
@@ -159,7 +166,12 @@ impl Rules {
         rule(wanted.1 >= wanted.0, || format!("{} is wanted after {}", wanted.1, wanted.0))?;
         rule(phase.0 == phase.1 || phase.0.may_become(phase.1), || format!("{} becomes {}", phase.0, phase.1))?;
         let kept = |what: &str, kept: bool| rule(kept, || format!("its {what} is forgotten"));
-        kept("engine", engine.0.is_none() || engine.0 == engine.1)?;
+        // An engine that took nothing may hand it on.
+        let handed_on = (phase.0, phase.1) == (Phase::Scheduled, Phase::Pending);
+        kept("engine", engine.0.is_none() || engine.0 == engine.1 || handed_on)?;
+        rule(!handed_on || self.object(*id).is_none_or(|(state, _)| state == ObjectState::Created), || {
+            "it is handed on and was started".into()
+        })?;
         kept("object", engine_id.0.is_none() || engine_id.0 == engine_id.1)?;
         kept("start", started.0.is_none() || started.0 == started.1)?;
         kept("exit code", exit_code.0.is_none() || exit_code.0 == exit_code.1)?;
@@ -290,14 +302,22 @@ impl Rules {
     }
 
     fn judge_rest(&self, connection: &Connection, row: &Resting) -> Result<(), String> {
-        let Resting { id, wanted, phase, holder, due } = row;
+        let Resting { id, wanted, phase, holder, due, .. } = row;
         self.judge_rest_of(connection, row)
             .map_err(|text| format!("{id} at rest, {phase}, wanted {wanted}, held by {holder:?}, due {due:?}: {text}"))
     }
 
     fn judge_rest_of(&self, connection: &Connection, row: &Resting) -> Result<(), String> {
-        let Resting { id, wanted, phase, holder, due } = row;
+        let Resting { id, wanted, phase, holder, due, .. } = row;
         let known = self.known.get(id).cloned().unwrap_or_default();
+        // Who waits for an engine that is full is looked at now and then.
+        let full = |(engine, limit): (&EngineName, &u32)| {
+            let waits = row.queued_on.as_ref().is_some_and(|engines| engines.contains(&format!(",{engine},")));
+            waits && placed(connection, engine) == *limit
+        };
+        if (*phase, *wanted) == (Phase::Pending, Wanted::Running) && self.limits.iter().any(full) {
+            return rule(holder.is_some() && due.is_some(), || "nobody looks after it".into());
+        }
         rule(due.is_none(), || format!("it is due at {due:?}"))?;
         if phase.is_terminal() {
             rule(holder.is_none(), || format!("{holder:?} holds it"))?;
@@ -323,20 +343,29 @@ struct Resting {
     phase: Phase,
     holder: Option<String>,
     due: Option<i64>,
+    /// The engines that it waits for, each between commas.
+    queued_on: Option<String>,
 }
 
 impl Resting {
     fn all(connection: &Connection) -> Vec<Self> {
-        all(connection, "SELECT id, wanted, phase, holder, due_at FROM executions", |row| {
+        all(connection, "SELECT id, wanted, phase, holder, due_at, queued_on FROM executions", |row| {
             Ok(Self {
                 id: parse(&row.get::<_, String>(0)?),
                 wanted: parse(&row.get::<_, String>(1)?),
                 phase: parse(&row.get::<_, String>(2)?),
                 holder: row.get(3)?,
                 due: row.get(4)?,
+                queued_on: row.get(5)?,
             })
         })
     }
+}
+
+/// How many executions have a place on an engine.
+fn placed(connection: &Connection, engine: &EngineName) -> u32 {
+    let sql = "SELECT COUNT(*) FROM executions WHERE engine = ?1 AND phase IN ('scheduled', 'starting', 'running', 'stopping')";
+    connection.prepare_cached(sql).unwrap().query_row([engine.as_str()], |row| row.get(0)).unwrap()
 }
 
 fn rule(kept: bool, text: impl FnOnce() -> String) -> Result<(), String> {

@@ -9,7 +9,7 @@ use futures::stream::BoxStream;
 use futures::{FutureExt as _, StreamExt as _};
 use renga_reconciler::engine::fake::FakeEngine;
 use renga_reconciler::engine::{
-    Engine, EngineError, EngineEvent, EngineInfo, Launch, Listed, LogEntry, Object, ObjectState,
+    Accepts, Engine, EngineError, EngineEvent, EngineInfo, Launch, Listed, LogEntry, Object, ObjectState,
 };
 use renga_shared::domain::{ExecutionId, Why};
 
@@ -75,6 +75,10 @@ impl Flawed {
 impl Engine for Flawed {
     fn kind(&self) -> &'static str {
         self.engine.kind()
+    }
+
+    fn accepts(&self) -> Accepts {
+        self.engine.accepts()
     }
 
     async fn probe(&self) -> Result<EngineInfo, EngineError> {

@@ -2,6 +2,7 @@
 
 use renga_shared::auth::{Principal, Scope, ScopeSet};
 use renga_shared::domain::Timestamp;
+use renga_shared::placement::Claim;
 use serde_json::{Map, Value, json};
 
 use super::{ISSUER, LEEWAY, NOW, SCOPES};
@@ -56,6 +57,7 @@ impl Chosen {
             subject: claims["sub"].as_str().unwrap_or_default().to_owned(),
             scopes: Some(scopes),
             expires: Timestamp((claims["exp"].as_i64().unwrap_or_default() + LEEWAY) * 1_000_000),
+            claims: Claim::of(claims.as_object().unwrap_or(&Map::new())),
         });
         Self { header, claims, expected }
     }

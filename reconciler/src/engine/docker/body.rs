@@ -15,7 +15,7 @@ const PIDS: i64 = 4_096;
 /// Of Docker's default set these are dropped: no job forges packets, makes devices or writes to the audit log.
 const DROPPED: [&str; 3] = ["AUDIT_WRITE", "MKNOD", "NET_RAW"];
 /// Docker's driver and capability for NVIDIA's GPUs, under Kubernetes' name for them.
-const GPU: &str = "nvidia.com/gpu";
+pub(super) const GPU: &str = "nvidia.com/gpu";
 /// The least memory that Docker takes as a reservation.
 const LEAST_RESERVATION: i64 = 6 << 20;
 

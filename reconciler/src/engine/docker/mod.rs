@@ -25,6 +25,7 @@ mod failure;
 mod logs;
 mod mounts;
 mod pull;
+mod room;
 mod state;
 mod url;
 
@@ -39,7 +40,8 @@ use bollard::query_parameters::{
     StartContainerOptions, StopContainerOptions, UploadToContainerOptions, WaitContainerOptions,
 };
 use futures::stream::{BoxStream, StreamExt as _};
-use renga_shared::domain::{ExecutionId, Timestamp, Why};
+use renga_shared::domain::{ExecutionId, Protocol, Timestamp, Why};
+use renga_shared::placement::{Namespaces, Volumes};
 
 pub use logs::entries;
 pub use url::DockerUrl;
@@ -49,8 +51,8 @@ use self::failure::Failure;
 use crate::crash::crash_point;
 
 use super::{
-    DEPLOYMENT_LABEL, EXECUTION_LABEL, Engine, EngineError, EngineEvent, EngineInfo, EngineSettings, Launch, Listed,
-    LogEntry, Object, object_name,
+    Accepts, DEPLOYMENT_LABEL, EXECUTION_LABEL, Engine, EngineError, EngineEvent, EngineInfo, EngineSettings, Launch,
+    Listed, LogEntry, Object, object_name,
 };
 
 /// A Docker Engine.
@@ -151,9 +153,20 @@ impl Engine for Docker {
         "docker"
     }
 
+    fn accepts(&self) -> Accepts {
+        let mut volumes = vec![Volumes::EmptyDir, Volumes::PersistentVolumeClaim];
+        if !self.settings.host_paths.is_empty() {
+            volumes.push(Volumes::HostPath);
+        }
+        let protocols = vec![Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
+        Accepts { volumes, protocols, namespaces: Namespaces::Any }
+    }
+
     async fn probe(&self) -> Result<EngineInfo, EngineError> {
-        let Connection { version, .. } = self.client.connect().await?;
-        Ok(EngineInfo { version })
+        let Connection { docker, version } = self.client.connect().await?;
+        let told = self.client.answer(ANSWER_WITHIN, docker.info()).await?;
+        let (architecture, room) = room::of(&told);
+        Ok(EngineInfo { version, architecture, room: Some(room) })
     }
 
     async fn prepare(&self, launch: &Launch, progress: &(dyn Fn(Why) + Send + Sync)) -> Result<(), EngineError> {

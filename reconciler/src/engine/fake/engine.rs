@@ -6,15 +6,16 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream, StreamExt as _};
 use renga_shared::api::PortBody;
-use renga_shared::domain::{ExecutionId, Timestamp, VolumeSource, Why};
+use renga_shared::domain::{ExecutionId, Protocol, Timestamp, VolumeSource, Why};
+use renga_shared::placement::{Namespaces, Volumes};
 use tokio::sync::mpsc;
 
 use super::script::{End, Script};
 use super::state::{State, nanos};
 use super::{FakeWorld, Fault, Operation};
 use crate::engine::{
-    Engine, EngineError, EngineEvent, EngineInfo, EngineSettings, Launch, Listed, LogEntry, Object, ObjectState,
-    host_paths,
+    Accepts, Engine, EngineError, EngineEvent, EngineInfo, EngineSettings, Launch, Listed, LogEntry, Object,
+    ObjectState, host_paths,
 };
 
 /// After so long without an answer the engine counts as away.
@@ -107,8 +108,19 @@ impl Engine for FakeEngine {
         "fake"
     }
 
+    fn accepts(&self) -> Accepts {
+        Accepts {
+            volumes: vec![Volumes::EmptyDir, Volumes::PersistentVolumeClaim, Volumes::HostPath],
+            protocols: vec![Protocol::Tcp, Protocol::Udp, Protocol::Sctp],
+            namespaces: Namespaces::Any,
+        }
+    }
+
     async fn probe(&self) -> Result<EngineInfo, EngineError> {
-        self.call(Operation::Probe, |_, _| Ok(EngineInfo { version: "fake".into() })).await
+        let told = |state: &mut State, _| {
+            Ok(EngineInfo { version: "fake".into(), architecture: None, room: state.room.clone() })
+        };
+        self.call(Operation::Probe, told).await
     }
 
     /// Images: `fake/missing`, `fake/denied`, `fake/unreachable`, and `fake/slow-pull:SECONDS`. All others are there.

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use renga_shared::domain::{ExecutionId, Timestamp};
+use renga_shared::placement::Room;
 use renga_shared::sql::logs::LogStream;
 
 pub use self::engine::FakeEngine;
@@ -96,6 +97,11 @@ impl FakeWorld {
     /// Nothing goes wrong any more, as far as it was told to by these.
     pub fn forget_faults(&self) {
         self.lock().faults = state::Faults::default();
+    }
+
+    /// How much room the engine says that it has. Nothing is refused for it.
+    pub fn set_room(&self, room: Room) {
+        self.lock().room = Some(room);
     }
 
     /// Whether the engine is away. What runs there goes on.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use renga_shared::api::PortBody;
 use renga_shared::domain::{ExecutionId, Timestamp};
+use renga_shared::placement::Room;
 use renga_shared::sql::logs::LogStream;
 use tokio::sync::{Notify, mpsc};
 
@@ -84,6 +85,8 @@ pub(super) struct State {
     pub(super) starts: BTreeMap<ExecutionId, u32>,
     pub(super) faults: Faults,
     pub(super) down: bool,
+    /// How much room it says that it has.
+    pub(super) room: Option<Room>,
 }
 
 impl State {

@@ -11,11 +11,13 @@ use kube::Api;
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::core::Resource;
 use renga_shared::domain::{ExecutionId, Why};
+use renga_shared::placement::Room;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, OnceCell};
 use tokio::task::JoinSet;
 
+use super::capacity::Capacity;
 use super::client::{ANSWER_WITHIN, Connection, Namespaces};
 use super::failure::Failure;
 use super::job;
@@ -36,6 +38,7 @@ pub(super) struct Cluster {
 struct Watching {
     namespaces: Namespaces,
     watched: Arc<Watched>,
+    capacity: Arc<Capacity>,
     /// The watches, which end with this.
     _tasks: JoinSet<()>,
 }
@@ -59,8 +62,10 @@ impl Cluster {
                 answers: Notify::new(),
                 doubted: Notify::new(),
             });
-            let tasks = watched.begin();
-            Ok::<_, Failure>(Watching { namespaces, watched, _tasks: tasks })
+            let capacity = Arc::new(Capacity::new(Arc::clone(&self.connection)));
+            let mut tasks = watched.begin();
+            capacity.begin(&mut tasks);
+            Ok::<_, Failure>(Watching { namespaces, watched, capacity, _tasks: tasks })
         };
         Ok(self.watching.get_or_try_init(begin).await?)
     }
@@ -75,6 +80,11 @@ impl Cluster {
     /// The namespace that an execution runs in.
     pub(super) async fn namespace(&self, launch: &Launch) -> Result<String, EngineError> {
         self.watching().await?.namespaces.allow(&launch.namespace)
+    }
+
+    /// The architecture of all nodes, and the room on them, as far as they are known.
+    pub(super) fn room(&self) -> (Option<String>, Option<Room>) {
+        self.watching.get().map(|watching| watching.capacity.now()).unwrap_or_default()
     }
 
     /// The API server answered, or did not: what has failed is begun anew, what may have died silently too.

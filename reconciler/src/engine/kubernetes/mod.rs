@@ -31,6 +31,7 @@
 //! cluster's reason. A node that does not answer for a while changes nothing: the cluster decides when it has waited long
 //! enough, and deletes the pod.
 
+mod capacity;
 mod client;
 mod cluster;
 mod failure;
@@ -39,6 +40,7 @@ mod lines;
 mod logs;
 mod pod;
 mod ports;
+mod room;
 mod state;
 mod stop;
 mod store;
@@ -55,7 +57,8 @@ use futures::stream::{self, BoxStream, StreamExt as _};
 use k8s_openapi::api::batch::v1::Job;
 use kube::Api;
 use kube::api::{DeleteParams, PostParams, Preconditions, PropagationPolicy};
-use renga_shared::domain::{ExecutionId, Why};
+use renga_shared::domain::{ExecutionId, Protocol, Why};
+use renga_shared::placement::Volumes;
 use serde_json::json;
 use tokio::sync::broadcast::error::RecvError;
 
@@ -69,7 +72,7 @@ use self::failure::Failure;
 use self::pod::Life;
 use self::state::{JobSeen, Known, ObjectId};
 use self::store::Kind;
-use super::{Engine, EngineError, EngineEvent, EngineInfo, EngineSettings, Launch, Listed, LogEntry, Object};
+use super::{Accepts, Engine, EngineError, EngineEvent, EngineInfo, EngineSettings, Launch, Listed, LogEntry, Object};
 use crate::crash::crash_point;
 
 /// How long an API server may take to say its version.
@@ -105,6 +108,17 @@ impl Engine for Kubernetes {
         "k8s"
     }
 
+    fn accepts(&self) -> Accepts {
+        let settings = &self.cluster.settings;
+        let allowed = |kind: &Volumes| *kind != Volumes::HostPath || !settings.host_paths.is_empty();
+        let protocols = match settings.kubernetes.ingress {
+            Some(_) => vec![Protocol::Tcp],
+            None => vec![Protocol::Tcp, Protocol::Udp, Protocol::Sctp],
+        };
+        let namespaces = self.cluster.connection.url.namespaces();
+        Accepts { volumes: Volumes::ALL.into_iter().filter(allowed).collect(), protocols, namespaces }
+    }
+
     async fn probe(&self) -> Result<EngineInfo, EngineError> {
         let client = self.cluster.connection.client().await?;
         let answer = self.cluster.connection.answer(PROBE_WITHIN, client.apiserver_version()).await;
@@ -113,7 +127,11 @@ impl Engine for Kubernetes {
         // An API server that answers, but not to who may not watch, is of no use.
         match self.cluster.ready().await {
             Err(EngineError::Retry(why) | EngineError::Refused(why)) => Err(EngineError::Down(why.message)),
-            ready => ready.map(|_| EngineInfo { version: version.trim_start_matches('v').to_owned() }),
+            Err(away) => Err(away),
+            Ok(_) => {
+                let (architecture, room) = self.cluster.room();
+                Ok(EngineInfo { version: version.trim_start_matches('v').to_owned(), architecture, room })
+            }
         }
     }
 

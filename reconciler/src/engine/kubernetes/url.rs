@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use kube::Config;
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use renga_shared::placement::Namespaces;
 
 use crate::engine::BadEngineUrl;
 
@@ -70,6 +71,14 @@ impl KubernetesUrl {
             _ => return Err(unknown()),
         }
         Ok(())
+    }
+
+    /// The namespaces that executions may ask for, as far as is known without the context.
+    pub(super) fn namespaces(&self) -> Namespaces {
+        match &self.further {
+            Further::All => Namespaces::Any,
+            Further::Only(names) => Namespaces::Only(self.namespace.iter().chain(names).cloned().collect()),
+        }
     }
 
     /// The configuration of a client, read anew: files may have changed since the last time.

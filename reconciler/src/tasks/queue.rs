@@ -1,0 +1,59 @@
+//! Who waits for an engine that is full, and whose turn it is: each time that something is freed, as many are looked at as may start.
+//!
+//! Obligations: whoever is looked at still has to be placed by its own pass, which keeps every limit; so this task may wake too many or
+//! the same twice. What another reconciler frees is found within [`PERIOD`].
+
+use std::time::Duration;
+
+use futures::future::OptionFuture;
+use renga_shared::sql::{DatabaseError, engines, observations};
+
+use super::Context;
+
+/// How often the queues are looked at while there are any.
+const PERIOD: Duration = Duration::from_secs(1);
+/// How long changes are gathered: a hundred executions that end at once are one look.
+const GATHER: Duration = Duration::from_millis(20);
+
+/// Keeps the queues moving, for ever.
+pub async fn keep(context: Context) {
+    // Some may have waited since before this process began.
+    let mut waiting = true;
+    loop {
+        let period = waiting.then(|| context.clock.sleep(PERIOD));
+        tokio::select! {
+            biased;
+            () = context.placements.changed() => context.clock.sleep(GATHER).await,
+            Some(()) = OptionFuture::from(period) => {}
+        }
+        waiting = match look(&context).await {
+            Ok(waiting) => waiting,
+            Err(error) => {
+                tracing::warn!(%error, "who waits for an engine is looked at later: {error}");
+                true
+            }
+        };
+        context.placements.seen_waiting(waiting);
+    }
+}
+
+/// Wakes those whose turn it is. Whether anybody waits.
+async fn look(context: &Context) -> Result<bool, DatabaseError> {
+    let mut waiting = false;
+    for row in engines::list(&context.db).await?.into_iter().filter(|row| row.usage.waiting > 0) {
+        waiting = true;
+        let Some(served) = context.engines.get(&row.name) else { continue };
+        // Without a limit the first decides by itself whether there is room.
+        let open = served.offer().max.map_or(1, |max| max.saturating_sub(row.usage.placed));
+        if open == 0 || served.available().is_err() {
+            continue;
+        }
+        let next = observations::queue(&context.db, &row.name, open.min(crate::placement::QUEUE_SEEN)).await?;
+        context.placements.outdated();
+        observations::wake(&context.db, &next, context.now()).await?;
+        for id in next {
+            context.nudge(id);
+        }
+    }
+    Ok(waiting)
+}
