@@ -15,6 +15,7 @@ mod outbound;
 mod request;
 mod resource_manager;
 mod routes;
+mod tokens;
 
 use answer::Answer;
 use instance::Instance;
