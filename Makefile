@@ -52,7 +52,7 @@ fmt: ## format the code
 check: setup ## the quick checks: format, lints for both targets, documentation, unit tests
 	cargo fmt --all --check
 	cargo clippy --all-targets -- -D warnings
-	cargo clippy $(COMPONENTS) -p renga-shared -p renga-host-guest -p renga-tests-guest $(WASM) -- -D warnings
+	cargo clippy $(COMPONENTS) -p renga-shared -p renga-host-guest -p renga-tests-guest -p renga-benches-guest $(WASM) -- -D warnings
 	cargo check -p renga-shared
 	cargo check -p renga-shared $(WASM)
 	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps
@@ -79,7 +79,7 @@ advisories: setup ## known vulnerabilities in dependencies (clones the advisory 
 .PHONY: bench
 bench: setup servers ## benchmarks beside their yardsticks, from a release build
 	@command -v wrk >/dev/null || (. scripts/machine.sh && install_packages wrk)
-	cargo build --release $(WASM) -p renga-api
+	cargo build --release $(WASM) -p renga-api -p renga-benches-guest
 	cargo build --release
 	target/release/renga-benches
 

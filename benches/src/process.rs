@@ -76,6 +76,12 @@ impl Surroundings {
         Self { token: issuer.token(OWNER), database, variables, folder }
     }
 
+    /// With this variable in place of what it was.
+    pub(crate) fn with(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.variables.insert(name.to_owned(), value.into());
+        self
+    }
+
     /// With the machine's Docker Engine in place of the fake.
     pub(crate) fn on_docker(mut self) -> Self {
         self.variables.remove("DEPLOYER_ENGINE_FAKE");
@@ -98,11 +104,18 @@ impl Surroundings {
 
     /// Starts `renga-deployer up` and waits until it answers.
     pub(crate) async fn deployer(&self) -> Result<Process> {
+        self.deployer_of(&workspace().join("spin.toml")).await
+    }
+
+    /// The same with the component of another manifest.
+    pub(crate) async fn deployer_of(&self, manifest: &Path) -> Result<Process> {
         let program = release().join("renga-deployer");
         ensure!(program.exists(), "{} is not built: run `make bench`", program.display());
         let address = free_address().await?;
         let mut command = self.command(&program);
-        command.args(["up", "--listen", &address.to_string()]).env("DEPLOYER_URL", format!("http://{address}"));
+        command.args(["up", "--listen", &address.to_string(), "--manifest"]).arg(manifest);
+        command.arg("--runtime-config").arg(workspace().join("runtime-config.toml"));
+        command.env("DEPLOYER_URL", format!("http://{address}"));
         self.start(command, address, "deployer.log", "/version").await
     }
 

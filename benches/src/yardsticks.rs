@@ -81,7 +81,7 @@ impl Rows {
             return Ok(principal.clone());
         }
         let principal = self.verifier.verify(token, now).map_err(|_| StatusCode::UNAUTHORIZED)?;
-        remembered.insert(token, principal.clone());
+        remembered.insert(token, principal.clone(), principal.expires);
         Ok(principal)
     }
 }

@@ -245,8 +245,8 @@ async fn bash_completes_what_follows_a_subcommand() {
     let script = folder.path().join("completion.bash");
     std::fs::write(&script, completion.stdout).unwrap();
     // What `complete -p` prints ends with the function's name and the program's.
-    let ask = "source \"$0\"; set -- $(complete -p renga-deployer); COMP_WORDS=(renga-deployer run --d); COMP_CWORD=2; \
-               \"${@: -2:1}\" renga-deployer --d run; echo \"${COMPREPLY[@]}\"";
+    let ask = "source \"$0\"; set -- $(complete -p renga-deployer); COMP_WORDS=(renga-deployer run --de); COMP_CWORD=2; \
+               \"${@: -2:1}\" renga-deployer --de run; echo \"${COMPREPLY[@]}\"";
     let mut bash = Command::new("bash");
     bash.args(["-c", ask]).arg(&script).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     assert_eq!(told(ended(bash.spawn().unwrap()).await), (0, "--detach\n".into(), String::new()));

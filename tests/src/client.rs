@@ -110,6 +110,11 @@ impl Client {
         Self { token: token.to_owned(), ..self.clone() }
     }
 
+    /// The token that it shows.
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
     /// Where the API is.
     pub fn base(&self) -> &str {
         &self.base

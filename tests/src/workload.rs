@@ -1,7 +1,9 @@
-//! Executions on Docker that prove what became of them: each leaves a line in a file of the host when it runs.
+//! Executions on Docker that prove what became of them: each leaves a line in a file of the host when it runs, with the token
+//! that it was given.
 //!
 //! Whatever is killed while they are under way, in the end each has run once (or, if it was stopped or deleted before it
-//! started, at most once), its state and its logs say so, and no container is left.
+//! started, at most once) and with its user's token, its state and its logs say so, and neither a container nor a sealed
+//! token is left.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -14,7 +16,7 @@ use bollard::query_parameters::{ListContainersOptions, RemoveContainerOptions};
 use renga_reconciler::db::NativeDatabase;
 use renga_reconciler::engine::DEPLOYMENT_LABEL;
 use renga_shared::environment::Environment;
-use renga_shared::sql::deployment as deployment_rows;
+use renga_shared::sql::{Database as _, deployment as deployment_rows};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -55,13 +57,14 @@ pub struct Workload {
     wishes: JoinSet<Result<()>>,
 }
 
-const FINISH: &str = "echo run >> /proof/$NUMBER; i=0; while [ $i -lt 5 ]; do i=$((i+1)); echo line $i; sleep 0.05; done; \
+const FINISH: &str = "echo run $RENGA_ACCESS_TOKEN >> /proof/$NUMBER; i=0; while [ $i -lt 5 ]; do i=$((i+1)); echo line $i; sleep 0.05; done; \
                       exit $((NUMBER % 7))";
 // Until the trap is set, TERM does nothing to process 1: one that ends by it has written all it would.
-const FOREVER: &str = "echo run >> /proof/$NUMBER; echo started; trap 'exit 143' TERM; while :; do sleep 0.1; done";
+const FOREVER: &str =
+    "echo run $RENGA_ACCESS_TOKEN >> /proof/$NUMBER; echo started; trap 'exit 143' TERM; while :; do sleep 0.1; done";
 
 impl Workload {
-    /// Makes what executions need. `deployment` must allow `folder` in `DEPLOYER_HOST_PATHS`.
+    /// Makes what executions need. `deployment` must allow `folder` in `DEPLOYER_HOST_PATHS`, and have a `DEPLOYER_SEAL_KEY`.
     ///
     /// # Errors
     /// When the API refuses.
@@ -152,7 +155,11 @@ impl Workload {
             let ran = std::fs::read_to_string(self.folder.join(number.to_string())).unwrap_or_default();
             let checked = self.check(number, *fate, execution, &seen, ran.lines().count()).await;
             checked.with_context(|| format!("{fate:?}, run {number}: {seen:#}"))?;
+            // Not shown where it differs: it is a token, if another's.
+            let with_token = ran.lines().all(|line| line.strip_prefix("run ") == Some(self.client.token()));
+            ensure!(with_token, "{fate:?}, run {number}: it ran without its token");
         }
+        no_token_is_left(deployment).await?;
         no_container_is_left(&deployment.environment).await
     }
 
@@ -206,6 +213,15 @@ async fn begun(proof: &Path) -> Result<()> {
         ensure!(Instant::now() < deadline, "no command wrote to {}", proof.display());
         tokio::time::sleep(PAUSE).await;
     }
+    Ok(())
+}
+
+/// What was launched, or never will be, has no token waiting for it.
+async fn no_token_is_left(deployment: &Deployment) -> Result<()> {
+    let db = deployment.database()?;
+    let left = db.query("SELECT id FROM executions WHERE sealed_token IS NOT NULL", Vec::new()).await?;
+    db.close().await;
+    ensure!(left.is_empty(), "{} sealed tokens are left", left.len());
     Ok(())
 }
 

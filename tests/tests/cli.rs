@@ -106,6 +106,13 @@ async fn what_runs_detached_is_listed_reached_followed_stopped_and_removed() -> 
         .await?;
         let (_, engines, _) = terminal.perform(&["engines"]).await?;
         ensure!(engines.lines().count() == 2 && engines.contains("docker") && engines.contains("up for"), "{engines}");
+        ensure!(engines.contains("0 running") && engines.contains("cpu ") && engines.contains("memory "), "{engines}");
+
+        let (code, placement, err) = terminal.perform(&["run", "--dry-run", "--cpus", "500m", BUSYBOX]).await?;
+        ensure!(code == 0 && placement.lines().count() == 2 && placement.contains("Chosen"), "{placement}{err}");
+        let placement = terminal.json(&["run", "--dry-run", "--memory", "900Ti", "--label", "a=b", BUSYBOX]).await?;
+        ensure!(placement["engine"].is_null() && placement["engines"][0]["reason"] == "TooLarge", "{placement:#}");
+        ensure!(terminal.json(&["ps", "--all"]).await? == json!([]), "a dry run runs nothing");
 
         let serve = "echo served > /tmp/index.html; exec httpd -f -p 8080 -h /tmp";
         let line = ["run", "--detach", "--port", "8080", BUSYBOX, "--", "sh", "-c", serve];

@@ -62,7 +62,7 @@ async fn are_asked_for_and_shown(deployment: &Deployment) -> Result<()> {
         "state": "pending",
         "status": {
             "phase": "pending", "reason": null, "message": null, "exit_code": null, "started": null, "finished": null,
-            "engine": null, "engine_id": null,
+            "engine": null, "engine_id": null, "placement": null,
         },
     });
     assert_eq!(body, expected);
@@ -365,7 +365,7 @@ async fn show_what_became_of_them(deployment: &Deployment) -> Result<()> {
     let expected = json!({
         "phase": "exited", "reason": "ExitedWithError", "message": "It ended.", "exit_code": 3,
         "started": "2017-07-14T02:40:00.000001+00:00", "finished": "2017-07-14T02:40:01.000000+00:00",
-        "engine": "rack-1", "engine_id": "an-id",
+        "engine": "rack-1", "engine_id": "an-id", "placement": null,
     });
     let seen = client.get(&asked.path).await?;
     assert_eq!((&seen["state"], &seen["status"]), (&json!("exited"), &expected));

@@ -5,6 +5,7 @@ mod dispatch;
 mod footprint;
 mod rate;
 mod reads;
+mod tokens;
 mod writes;
 
 use std::pin::Pin;
@@ -22,14 +23,19 @@ type Measuring = Pin<Box<dyn Future<Output = Result<Vec<Row>>>>>;
 type Group = (&'static str, fn() -> Measuring);
 
 /// The groups in the order in which they are measured: what must be idle comes before what leaves much to do.
-const GROUPS: [Group; 15] = [
+const GROUPS: [Group; 20] = [
     ("start", || Box::pin(footprint::start())),
     ("memory", || Box::pin(footprint::memory())),
     ("instance", || Box::pin(footprint::instance())),
     ("constant", || Box::pin(reads::constant())),
     ("read", || Box::pin(reads::read())),
     ("list", || Box::pin(reads::list())),
-    ("rate", || Box::pin(rate::bad_tokens())),
+    ("token-remembered", || Box::pin(tokens::remembered())),
+    ("token-first", || Box::pin(tokens::first_sight())),
+    ("token-users", || Box::pin(tokens::users())),
+    ("rate-rsa", || Box::pin(rate::forged_rsa())),
+    ("rate-ec", || Box::pin(rate::forged_ec())),
+    ("rate-foreign", || Box::pin(rate::foreign())),
     ("create-sqlite", || Box::pin(writes::create_on_sqlite())),
     ("create-postgres", || Box::pin(writes::create_on_postgres())),
     ("pick-up", || Box::pin(dispatch::pick_up())),

@@ -2,85 +2,159 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use renga_tests::client::Client;
 use renga_tests::issuer::Issuer;
 use reqwest::Method;
+use serde_json::json;
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::specification;
-use crate::load::{Load, ROUNDS, SECONDS, middle};
-use crate::process::Surroundings;
+use crate::load::{Load, ROUNDS, SECONDS, median, middle};
+use crate::process::{OWNER, Surroundings};
 use crate::report::{Bar, Row, short};
 
 /// How many bad tokens are shown in a second.
 const RATE: u32 = 500;
 /// How many of them may wait for their answers: a server that falls behind is not asked ever more.
 const WAITING: usize = 256;
+/// How many good tokens that were never seen are shown beside them.
+const NEWCOMERS: u32 = 60;
+/// The time between two of these.
+const PAUSE: Duration = Duration::from_millis(50);
 
-/// A good caller's GETs without and with the flood, in turn.
-pub(super) async fn bad_tokens() -> Result<Vec<Row>> {
-    let surroundings = Surroundings::sqlite_of(&Issuer::rsa())?;
+/// Good claims, and a signature of RSA that nobody made.
+pub(super) async fn forged_rsa() -> Result<Vec<Row>> {
+    let issuer = Issuer::rsa();
+    let token = issuer.token(OWNER);
+    beside(&issuer, "forged RS256", &token).await
+}
+
+/// Good claims, and a signature on P-256 that nobody made.
+pub(super) async fn forged_ec() -> Result<Vec<Row>> {
+    let issuer = Issuer::new();
+    let token = issuer.token(OWNER);
+    beside(&issuer, "forged ES256", &token).await
+}
+
+/// Another issuer's tokens: what the misconfigured send.
+pub(super) async fn foreign() -> Result<Vec<Row>> {
+    let issuer = Issuer::rsa();
+    let claims = Issuer::claims(OWNER, json!({}), 3_600).with_issuer("http://other.test/realms/Other");
+    let token = issuer.sign(claims);
+    beside(&issuer, "foreign", &token).await
+}
+
+/// A good caller's GETs without and with a flood of tokens like `bad`, in turn; and how others fare who come new.
+async fn beside(issuer: &Issuer, kind: &str, bad: &str) -> Result<Vec<Row>> {
+    let surroundings = Surroundings::sqlite_of(issuer)?.with("DEPLOYER_ACCESS", "shared");
     let deployer = surroundings.deployer().await?;
     let client = deployer.ready().await?;
     let path = format!("/v1/contexts/{}", client.context(specification()).await?);
     let load = Load::get(deployer.url(&path)).token(&surroundings.token);
-    let (message, _) = surroundings.token.rsplit_once('.').context("a token has a signature")?;
+    let flood = |which| Flood::start(client.clone(), path.clone(), bad.to_owned(), which);
     load.run(1).await?;
-    let (mut quiet, mut flooded, mut refused) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut quiet, mut flooded, mut shown) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..ROUNDS {
         quiet.push(load.run(SECONDS).await?);
-        let flood = Flood::start(client.clone(), path.clone(), message.to_owned(), round);
+        let flood = flood(round);
         let measured = load.run(SECONDS).await;
-        refused.push(flood.stop().await?);
+        shown.push(flood.stop().await?);
         flooded.push(measured?);
     }
-    let flood = Flood::start(client, path, message.to_owned(), ROUNDS);
+    let alone = flood(ROUNDS);
     let used = deployer.percent_of_core(Duration::from_secs(SECONDS.into())).await;
-    let cost_ms = used? * 10.0 / flood.stop().await?;
+    let cost_ms = used? * 10.0 / alone.stop().await?.per_second();
+    let last = flood(ROUNDS + 1);
+    let newcomers = newcomers(&client, &path, issuer).await;
+    last.stop().await?;
+    let (let_in, took_ms) = newcomers?;
     let (quiet, flooded) = (middle(&quiet), middle(&flooded));
-    let reached = refused.iter().sum::<f64>() / f64::from(ROUNDS);
+    let each = |of: fn(&Shown) -> f64| short(median(shown.iter().map(of).collect()));
     let note = format!(
-        "yardstick: the same without; {} of {RATE} a second were refused, each RS256, each another",
-        short(reached)
+        "yardstick: the same without; {kind}, each another; of {RATE} a second {} were refused and {} told to come back",
+        each(|shown| shown.refused),
+        each(|shown| shown.put_off)
     );
     Ok(vec![
         Row::new(
-            "authenticated GET beside 500 bad tokens a second, /s",
+            &format!("GET of a context beside {RATE} {kind} tokens a second, /s"),
             flooded.per_second,
             Some(quiet.per_second),
-            Bar::None,
+            Bar::AtLeastTimes(0.8),
             note,
         ),
         Row::new(
-            "authenticated GET beside 500 bad tokens a second, p99 ms",
+            &format!("the same beside {kind} tokens, p99 ms"),
             flooded.p99_ms,
             Some(quiet.p99_ms),
             Bar::None,
             "yardstick: the same without",
         ),
-        Row::new("processor time of a bad RS256 token, ms", cost_ms, None, Bar::None, "with nothing beside it"),
+        Row::new(
+            &format!("new good tokens let in beside {kind} tokens, %"),
+            let_in,
+            None,
+            Bar::None,
+            format!("{NEWCOMERS} of them, at the first attempt; median {} ms", short(took_ms)),
+        ),
+        Row::new(
+            &format!("processor time of a {kind} token, ms"),
+            cost_ms,
+            None,
+            Bar::None,
+            "the whole request, with nothing beside it",
+        ),
     ])
+}
+
+/// How many in a hundred good tokens that were never seen are let in at once, and how long that takes, in milliseconds.
+async fn newcomers(client: &Client, path: &str, issuer: &Issuer) -> Result<(f64, f64)> {
+    let mut took = Vec::new();
+    for number in 0..NEWCOMERS {
+        tokio::time::sleep(PAUSE).await;
+        let newcomer = client.with_token(&issuer.token(&format!("newcomer-{number}")));
+        let begin = Instant::now();
+        match newcomer.ask(Method::GET, path).await?.status.as_u16() {
+            200 => took.push(begin.elapsed().as_secs_f64() * 1e3),
+            503 => {}
+            other => bail!("a good token was answered {other}"),
+        }
+    }
+    Ok((100.0 * took.len() as f64 / f64::from(NEWCOMERS), median(took)))
+}
+
+/// What became of bad tokens, in a second.
+#[derive(Clone, Copy, Debug, Default)]
+struct Shown {
+    refused: f64,
+    put_off: f64,
+}
+
+impl Shown {
+    fn per_second(&self) -> f64 {
+        self.refused + self.put_off
+    }
 }
 
 /// Shows bad tokens until it is stopped.
 struct Flood {
     stop: oneshot::Sender<()>,
-    task: JoinHandle<Result<f64>>,
+    task: JoinHandle<Result<Shown>>,
 }
 
 impl Flood {
-    /// Tokens whose claims are those of `message`, and whose signatures are of no other flood's.
-    fn start(client: Client, path: String, message: String, which: u32) -> Self {
+    /// Tokens like `bad`, but for their signatures, which are of no other flood's.
+    fn start(client: Client, path: String, bad: String, which: u32) -> Self {
         let (stop, stopped) = oneshot::channel();
-        Self { stop, task: tokio::spawn(flood(client, path, message, which, stopped)) }
+        Self { stop, task: tokio::spawn(flood(client, path, bad, which, stopped)) }
     }
 
-    /// Stops it. How many tokens were refused in a second.
-    async fn stop(self) -> Result<f64> {
+    /// Stops it. What became of the tokens.
+    async fn stop(self) -> Result<Shown> {
         // It may have ended by itself; then its own error is what counts.
         let _ = self.stop.send(());
         self.task.await?
@@ -90,51 +164,55 @@ impl Flood {
 async fn flood(
     client: Client,
     path: String,
-    message: String,
+    bad: String,
     which: u32,
     mut stopped: oneshot::Receiver<()>,
-) -> Result<f64> {
+) -> Result<Shown> {
     let mut ticks = tokio::time::interval(Duration::from_secs(1) / RATE);
-    let (begin, mut waiting, mut refused) = (Instant::now(), JoinSet::new(), 0);
+    let (begin, mut waiting, mut shown) = (Instant::now(), JoinSet::new(), Shown::default());
+    let mut count = |refused: bool| if refused { shown.refused += 1.0 } else { shown.put_off += 1.0 };
     for number in 0_u32.. {
         tokio::select! {
             _ = &mut stopped => break,
             _ = ticks.tick() => {}
         }
         while let Some(answered) = waiting.try_join_next() {
-            answered??;
-            refused += 1;
+            count(answered??);
         }
         if waiting.len() == WAITING
             && let Some(answered) = waiting.join_next().await
         {
-            answered??;
-            refused += 1;
+            count(answered??);
         }
-        waiting.spawn(show(client.with_token(&forged(&message, which, number)), path.clone()));
+        waiting.spawn(show(client.with_token(&forged(&bad, which, number)?), path.clone()));
     }
-    let span = begin.elapsed();
+    let span = begin.elapsed().as_secs_f64();
     while let Some(answered) = waiting.join_next().await {
         answered??;
     }
-    Ok(f64::from(refused) / span.as_secs_f64())
+    Ok(Shown { refused: shown.refused / span, put_off: shown.put_off / span })
 }
 
-/// A token with a signature of the right size that nobody made. It is looked at to its end, as any other is.
-fn forged(message: &str, which: u32, number: u32) -> String {
-    let mut signature = [0x5a; 256];
-    // A number below any modulus of 2048 bits.
+/// The same token with a signature that nobody made. It is looked at to its end, if the token was good.
+fn forged(token: &str, which: u32, number: u32) -> Result<String> {
+    let (message, signature) = token.rsplit_once('.').context("a token has a signature")?;
+    let mut signature = vec![0x5a; BASE64_URL_SAFE_NO_PAD.decode(signature)?.len()];
+    // Numbers below any modulus of that size, and any order.
     signature[0] = 0;
     signature[8..12].copy_from_slice(&which.to_be_bytes());
     signature[12..16].copy_from_slice(&number.to_be_bytes());
-    format!("{message}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature))
+    Ok(format!("{message}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature)))
 }
 
-async fn show(client: Client, path: String) -> Result<()> {
+/// Whether the token was refused for good; otherwise it may come again.
+async fn show(client: Client, path: String) -> Result<bool> {
     let answer = client.ask(Method::GET, &path).await?;
-    let because = &answer.problem(401)?["detail"];
-    ensure!(because == "the token's signature is not valid", "refused before the signature was looked at: {because}");
-    Ok(())
+    if answer.status == 503 {
+        ensure!(!answer.header("retry-after").is_empty(), "no Retry-After");
+        return Ok(false);
+    }
+    answer.problem(401)?;
+    Ok(true)
 }
 
 #[cfg(test)]
@@ -143,10 +221,13 @@ mod tests {
 
     #[test]
     fn no_two_bad_tokens_are_alike() {
-        let tokens = [(0, 0), (0, 1), (1, 0), (1, 1)].map(|(which, number)| forged("a.b", which, number));
-        for (index, token) in tokens.iter().enumerate() {
-            assert_eq!(token.len(), "a.b.".len() + 342);
-            assert!(!tokens[..index].contains(token));
+        for issuer in [Issuer::new(), Issuer::ed25519()] {
+            let token = issuer.token(OWNER);
+            let tokens = [(0, 0), (0, 1), (1, 0), (1, 1)].map(|(which, number)| forged(&token, which, number).unwrap());
+            for (index, bad) in tokens.iter().enumerate() {
+                assert_eq!(bad.len(), token.len());
+                assert!(*bad != token && !tokens[..index].contains(bad));
+            }
         }
     }
 }

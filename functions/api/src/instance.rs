@@ -1,46 +1,34 @@
-//! What an instance of the component keeps between its requests: configuration, database handle, who decides about tokens,
-//! verified tokens.
+//! What an instance of the component keeps between its requests: configuration, database handle, who decides about tokens and
+//! what is known of them.
 //!
 //! Nothing here is needed for correctness: an instance may end at any time, and any other answers alike.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use renga_database::SpinDatabase;
 use renga_shared::api::Problem;
-use renga_shared::auth::{Principal, Remembered, Throttle, TokenError, Verifier};
+use renga_shared::auth::{Principal, Verifier};
 use renga_shared::config::{API_VARIABLES, ApiConfig};
 use renga_shared::environment::Environment;
 use renga_shared::sql::Visible;
 use spin_sdk::variables;
 
-use crate::ambient;
-use crate::issuer::{Issuer, Refused};
+use crate::issuer::Issuer;
 use crate::resource_manager::ResourceManager;
-
-/// How many verified tokens an instance remembers.
-const REMEMBERED: usize = 4_096;
-
-/// How many tokens may wait to be looked at while many are forged.
-const MOST_WAITING: usize = 4;
+use crate::tokens::{Keys, Tokens};
 
 /// What an instance keeps.
 pub(crate) struct Instance {
     pub(crate) config: ApiConfig,
     pub(crate) database: SpinDatabase,
     pub(crate) authority: Authority,
-    remembered: RefCell<Remembered>,
-    throttle: Cell<Throttle>,
-    /// How many tokens wait to be looked at.
-    waiting: Cell<usize>,
 }
 
 /// Who decides about a token.
 pub(crate) enum Authority {
-    /// The configured key.
-    Key(Verifier),
-    /// The keys that the issuer publishes.
-    Issuer(Issuer),
+    /// Whoever's keys have signed it.
+    Keys(Tokens),
     /// The resource manager, for each thing that is asked for.
     ResourceManager(ResourceManager),
 }
@@ -65,88 +53,21 @@ impl Instance {
         let expected = config.expected.clone();
         let authority = match (config.key.clone(), config.resource_manager.clone()) {
             (Some(key), Some(url)) => Authority::ResourceManager(ResourceManager::new(url, key, expected)),
-            (Some(key), None) => Authority::Key(Verifier::new(key, expected)),
+            (Some(key), None) => Authority::Keys(Tokens::new(Keys::Configured(Verifier::new(key, expected)))),
             // There is no resource manager without a key.
-            (None, _) => Authority::Issuer(Issuer::new(expected)),
+            (None, _) => Authority::Keys(Tokens::new(Keys::Discovered(Issuer::new(expected)))),
         };
-        let remembered = RefCell::new(Remembered::new(REMEMBERED));
-        let instance = Rc::new(Self {
-            config,
-            database,
-            authority,
-            remembered,
-            throttle: Cell::default(),
-            waiting: Cell::default(),
-        });
+        let instance = Rc::new(Self { config, database, authority });
         INSTANCE.set(Some(Rc::clone(&instance)));
         Ok(instance)
-    }
-
-    /// Who shows this token: as it was verified before, or as `verify` finds now.
-    pub(crate) async fn known(
-        &self,
-        token: &str,
-        verify: impl AsyncFnOnce() -> Result<Principal, Refused>,
-    ) -> Result<Principal, Problem> {
-        if let Some(principal) = self.remembered.borrow_mut().get(token, ambient::now()) {
-            return Ok(principal.clone());
-        }
-        self.admit().await?;
-        let verified = verify().await;
-        match &verified {
-            Ok(principal) => self.remembered.borrow_mut().insert(token, principal.clone()),
-            // These alone cost something.
-            Err(Refused::Token(TokenError::Signature | TokenError::UnknownKey)) => self.forged(),
-            Err(_) => {}
-        }
-        verified.map_err(Problem::from)
-    }
-
-    /// Waits until a token that is not remembered may be looked at. That is at once, unless many before it were forged.
-    async fn admit(&self) -> Result<(), Problem> {
-        loop {
-            let wait = self.throttle.get().wait(ambient::now());
-            if wait.is_zero() {
-                return Ok(());
-            }
-            if self.waiting.get() >= MOST_WAITING {
-                let detail = "Too many tokens that are not valid are being sent. Try again.";
-                return Err(Problem::unavailable("Busy with other tokens", detail, 1));
-            }
-            let _waiting = Counted::new(&self.waiting);
-            spin_sdk::time::sleep(wait).await;
-        }
-    }
-
-    /// Takes note of a token that was looked at in vain.
-    fn forged(&self) {
-        let mut throttle = self.throttle.get();
-        throttle.forged(ambient::now());
-        self.throttle.set(throttle);
     }
 
     /// What may be seen. What the resource manager has granted decides in place of ownership.
     pub(crate) fn visible<'p>(&self, principal: &'p Principal) -> Visible<'p> {
         match &self.authority {
             Authority::ResourceManager(_) => Visible::All,
-            Authority::Key(_) | Authority::Issuer(_) => self.config.access.of(&principal.subject),
+            Authority::Keys(_) => self.config.access.of(&principal.subject),
         }
-    }
-}
-
-/// One more, for as long as it lives: a request may end while it waits.
-struct Counted<'a>(&'a Cell<usize>);
-
-impl<'a> Counted<'a> {
-    fn new(count: &'a Cell<usize>) -> Self {
-        count.set(count.get() + 1);
-        Self(count)
-    }
-}
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
     }
 }
 

@@ -13,7 +13,7 @@ use http::{Request, header};
 use renga_database::SpinDatabase;
 use renga_shared::api::Problem;
 use renga_shared::auth::discovery::{LONGEST_DOCUMENT, LONGEST_KEYS, document_url, keys_url, lifetime};
-use renga_shared::auth::{Expected, KeySet, Principal, TokenError, Verifier};
+use renga_shared::auth::{Expected, KeySet, TokenError, Verifier};
 use renga_shared::domain::Timestamp;
 use renga_shared::sql::DatabaseError;
 use renga_shared::sql::issuer_keys::{self, IssuerKeysRow};
@@ -40,12 +40,15 @@ pub(crate) struct Issuer {
     known: RefCell<Option<Rc<Known>>>,
 }
 
-struct Known {
-    verifier: Verifier,
+/// The issuer's keys.
+pub(crate) struct Known {
+    pub(crate) verifier: Verifier,
     fetched: Timestamp,
     /// From here on they are fetched again, so that an issuer that is away for a moment is not missed.
     renew: Timestamp,
-    expires: Timestamp,
+    /// They are not used from here on, and neither is what was verified with them: a key that is withdrawn takes its tokens with
+    /// it.
+    pub(crate) expires: Timestamp,
 }
 
 /// Why a token is not accepted.
@@ -76,22 +79,17 @@ impl Issuer {
         Self { expected, known: RefCell::new(None) }
     }
 
-    /// Who shows this token. The principal expires with the keys at the latest: a key that is withdrawn takes its tokens with
-    /// it.
-    pub(crate) async fn verify(&self, db: &SpinDatabase, token: &str) -> Result<Principal, Refused> {
+    /// The keys to verify this token with, unless it is refused at a glance.
+    pub(crate) async fn keys_for(&self, db: &SpinDatabase, token: &str) -> Result<Rc<Known>, Refused> {
         let now = ambient::now();
         let known = self.current(db, now).await.map_err(Refused::Away)?;
-        let (known, verified) = match known.verifier.verify(token, now) {
-            Err(TokenError::UnknownKey) => {
-                let known = self.after_miss(db, now, &known).await.map_err(Refused::Away)?;
-                let verified = known.verifier.verify(token, now);
-                (known, verified)
-            }
-            verified => (known, verified),
+        let known = match known.verifier.glance(token, now) {
+            Err(TokenError::UnknownKey) => self.after_miss(db, now, &known).await.map_err(Refused::Away)?,
+            Err(error) => return Err(error.into()),
+            Ok(()) => return Ok(known),
         };
-        let mut principal = verified?;
-        principal.expires = principal.expires.min(known.expires);
-        Ok(principal)
+        known.verifier.glance(token, now)?;
+        Ok(known)
     }
 
     /// Keys that may be used now.

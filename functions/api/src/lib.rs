@@ -16,6 +16,7 @@ mod placement;
 mod request;
 mod resource_manager;
 mod routes;
+mod tokens;
 
 use answer::Answer;
 use instance::Instance;

@@ -53,12 +53,7 @@ impl Asked<'_> {
                 let vertex = if vertex.is_some() { vertex } else { self.vertex(&parameters).await? };
                 manager.exchange(token, &GrantRequest::new(needed, &parameters, vertex)).await?
             }
-            Authority::Key(verifier) => {
-                self.instance.known(token, async || Ok(verifier.verify(token, ambient::now())?)).await?
-            }
-            Authority::Issuer(issuer) => {
-                self.instance.known(token, async || issuer.verify(&self.instance.database, token).await).await?
-            }
+            Authority::Keys(tokens) => tokens.principal(&self.instance.database, token).await?,
         };
         let needed = ScopeSet::of(needed);
         let missing = principal.scopes.map(|given| needed.missing_from(given)).unwrap_or_default();

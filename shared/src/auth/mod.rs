@@ -16,6 +16,7 @@ pub mod grant;
 mod key;
 mod key_set;
 mod remembered;
+mod rsa_glance;
 mod scopes;
 mod seal;
 mod throttle;

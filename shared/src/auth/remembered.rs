@@ -1,4 +1,5 @@
-//! Tokens that were verified before. Verifying costs milliseconds in a component, remembering a microsecond or two.
+//! Tokens that were looked at before. Verifying one costs a good part of a millisecond in a component, or several; remembering
+//! a microsecond or two.
 
 use std::collections::HashMap;
 
@@ -10,44 +11,50 @@ use crate::domain::Timestamp;
 /// A digest of a token: whoever reads the memory finds no token in it.
 type Key = [u8; 32];
 
-/// Verified tokens, a bounded number of them, each until it expires.
+/// What is known of tokens, of a bounded number of them, each until a time.
 #[derive(Debug)]
-pub struct Remembered {
+pub struct Remembered<V = Principal> {
     most: usize,
     /// Those that were used since the last turn; what is not used for a whole turn is forgotten.
-    recent: HashMap<Key, Principal>,
-    older: HashMap<Key, Principal>,
+    recent: HashMap<Key, Known<V>>,
+    older: HashMap<Key, Known<V>>,
 }
 
-impl Remembered {
+#[derive(Debug)]
+struct Known<V> {
+    value: V,
+    until: Timestamp,
+}
+
+impl<V> Remembered<V> {
     /// Remembers at most `most` tokens.
     pub fn new(most: usize) -> Self {
         Self { most, recent: HashMap::new(), older: HashMap::new() }
     }
 
-    /// Who showed this token, if it is remembered and has not expired `now`.
-    pub fn get(&mut self, token: &str, now: Timestamp) -> Option<&Principal> {
+    /// What is known of this token, if it is remembered `now`.
+    pub fn get(&mut self, token: &str, now: Timestamp) -> Option<&V> {
         let key: Key = Sha256::digest(token).into();
         if !self.recent.contains_key(&key) {
-            let principal = self.older.remove(&key)?;
-            self.put(key, principal);
+            let known = self.older.remove(&key)?;
+            self.put(key, known);
         }
-        if self.recent.get(&key).is_some_and(|principal| principal.expires <= now) {
+        if self.recent.get(&key).is_some_and(|known| known.until <= now) {
             self.recent.remove(&key);
         }
-        self.recent.get(&key)
+        self.recent.get(&key).map(|known| &known.value)
     }
 
-    /// Remembers who showed a token that was verified.
-    pub fn insert(&mut self, token: &str, principal: Principal) {
-        self.put(Sha256::digest(token).into(), principal);
+    /// Remembers what was found out about a token.
+    pub fn insert(&mut self, token: &str, value: V, until: Timestamp) {
+        self.put(Sha256::digest(token).into(), Known { value, until });
     }
 
-    fn put(&mut self, key: Key, principal: Principal) {
+    fn put(&mut self, key: Key, known: Known<V>) {
         if self.recent.len() >= self.most / 2 {
             self.older = std::mem::take(&mut self.recent);
         }
-        self.recent.insert(key, principal);
+        self.recent.insert(key, known);
     }
 
     /// How many are remembered.
@@ -65,15 +72,11 @@ impl Remembered {
 mod tests {
     use super::*;
 
-    fn principal(expires: i64) -> Principal {
-        Principal { subject: "alice".into(), scopes: None, expires: Timestamp(expires), claims: vec![] }
-    }
-
     #[test]
-    fn tokens_are_remembered_until_they_expire() {
+    fn tokens_are_remembered_until_their_time() {
         let mut remembered = Remembered::new(10);
-        remembered.insert("token", principal(100));
-        assert!(remembered.get("token", Timestamp(99)).is_some());
+        remembered.insert("token", 1, Timestamp(100));
+        assert_eq!(remembered.get("token", Timestamp(99)), Some(&1));
         assert!(remembered.get("other", Timestamp(99)).is_none());
         assert!(remembered.get("token", Timestamp(100)).is_none());
         assert!(remembered.is_empty());
@@ -82,9 +85,9 @@ mod tests {
     #[test]
     fn their_number_is_bounded_and_what_is_used_stays() {
         let mut remembered = Remembered::new(100);
-        remembered.insert("used", principal(100));
+        remembered.insert("used", (), Timestamp(100));
         for number in 0..10_000 {
-            remembered.insert(&number.to_string(), principal(100));
+            remembered.insert(&number.to_string(), (), Timestamp(100));
             assert!(remembered.get("used", Timestamp(0)).is_some(), "after {number}");
             assert!(remembered.len() <= 100);
         }

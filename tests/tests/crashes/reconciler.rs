@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use renga_shared::auth::SealKeys;
+use renga_shared::environment::SEAL_KEY;
 use renga_tests::deployment::{Deployment, PATIENCE};
 use renga_tests::process::{self, Process};
 use renga_tests::require;
@@ -126,7 +128,9 @@ impl Crashes {
         let begin = Instant::now();
         let proof = tempfile::tempdir()?;
         let folder = proof.path().display().to_string();
+        let seal_key = SealKeys::new_key([7; 32]);
         let mut variables = vec![
+            (SEAL_KEY, seal_key.as_str()),
             ("DEPLOYER_ENGINE_DOCKER", "docker:///var/run/docker.sock"),
             ("DEPLOYER_HOST_PATHS", &folder),
             ("DEPLOYER_LEASE", "2"),

@@ -1,0 +1,217 @@
+//! What it costs to know who asks: the first time, and after that.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, ensure};
+use futures::future::try_join_all;
+use renga_reconciler::clock::{Clock as _, SystemClock};
+use renga_reconciler::random::Random;
+use renga_shared::auth::{Expected, VerificationKey, Verifier};
+use renga_tests::client::{Answer, Client};
+use renga_tests::issuer::Issuer;
+use renga_tests::issuer_double::IssuerDouble;
+use renga_tests::resource_manager_double::ResourceManager;
+use reqwest::Method;
+
+use super::specification;
+use crate::load::{Load, median, side_by_side};
+use crate::process::{Process, Surroundings, workspace};
+use crate::report::{Bar, Row, short};
+
+/// How often a time is taken.
+const TIMES: usize = 9;
+/// How often a token is verified for one time.
+const ROUNDS: u32 = 100;
+/// How many ask, each with a token of their own.
+const USERS: usize = 1_000;
+/// How many of them at the same time.
+const AT_ONCE: usize = 64;
+/// How often, all together.
+const REQUESTS: usize = 40_000;
+
+/// GETs with a token that was verified before, beside the same GETs of the same component that looks at no token.
+pub(super) async fn remembered() -> Result<Vec<Row>> {
+    let surroundings = Surroundings::sqlite()?;
+    let path = context(&surroundings).await?;
+    let guest = guest(&surroundings).await?;
+    let token = &surroundings.token;
+    // As long as the other: both are read from the request.
+    let unverified = format!("unverified.{}", "x".repeat(token.len().saturating_sub(11)));
+    let get = |token: &str| Load::get(guest.url(&path)).token(token);
+    let (with, without) = side_by_side(&get(token), &get(&unverified)).await?;
+    let note = format!(
+        "ES256; yardstick: the same handler, taking a token of the same length at its word; p99 {} ms and {} ms",
+        short(with.p99_ms),
+        short(without.p99_ms)
+    );
+    Ok(vec![Row::new(
+        "GET of a context with a remembered token, /s",
+        with.per_second,
+        Some(without.per_second),
+        Bar::AtLeastTimes(0.9),
+        note,
+    )])
+}
+
+/// How long a component takes to verify a token, beside the same code outside of one.
+pub(super) async fn first_sight() -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    for (algorithm, issuer) in [("RS256", Issuer::rsa()), ("ES256", Issuer::new()), ("EdDSA", Issuer::ed25519())] {
+        let surroundings = Surroundings::sqlite_of(&issuer)?;
+        context(&surroundings).await?;
+        let guest = guest(&surroundings).await?;
+        let client = guest.client();
+        let expected = Expected::of(Issuer::NAME, Some("scope".to_owned()));
+        let verifier = Verifier::new(VerificationKey::parse(&issuer.public_key_pem())?, expected);
+        let (mut component, mut native) = (Vec::new(), Vec::new());
+        for _ in 0..TIMES {
+            component.push(client.get("/healthz").await?["micros"].as_f64().context("no time")? / 1e3);
+            native.push(verifying(&verifier, &surroundings.token)?);
+        }
+        rows.push(Row::new(
+            &format!("first sight of a token in a component, {algorithm}, ms"),
+            median(component),
+            Some(median(native)),
+            Bar::None,
+            format!("yardstick: the same code, native; {TIMES} times {ROUNDS} rounds"),
+        ));
+    }
+    Ok(rows)
+}
+
+/// As the component does it.
+fn verifying(verifier: &Verifier, token: &str) -> Result<f64> {
+    let (now, begin) = (SystemClock.now(), Instant::now());
+    for _ in 0..ROUNDS {
+        verifier.glance(token, now)?;
+        verifier.verify(token, now)?;
+    }
+    Ok(begin.elapsed().as_secs_f64() * 1e3 / f64::from(ROUNDS))
+}
+
+/// How often a thousand users are known already: by their tokens, by the issuer's keys, by what they were granted.
+pub(super) async fn users() -> Result<Vec<Row>> {
+    let percent = |missed: usize| 100.0 - 100.0 * missed as f64 / REQUESTS as f64;
+    let how = format!("{REQUESTS} requests of {USERS} users, {AT_ONCE} at a time");
+
+    let issuer = Issuer::new();
+    let surroundings = Surroundings::sqlite_of(&issuer)?.with("DEPLOYER_ACCESS", "shared");
+    let path = format!("{}?told", context(&surroundings).await?);
+    let guest = guest(&surroundings).await?;
+    let client = guest.client();
+    let (verified, late) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    crowd(
+        &client,
+        &path,
+        |user| Ok(issuer.token(user)),
+        |number, answer| {
+            if answer.header("bench-token") == "verified" {
+                verified.fetch_add(1, Ordering::Relaxed);
+                late.fetch_add(usize::from(number >= REQUESTS / 2), Ordering::Relaxed);
+            }
+        },
+    )
+    .await?;
+    guest.stop().await?;
+    let (verified, late) = (verified.into_inner(), late.into_inner());
+    let tokens = Row::new(
+        "tokens that were remembered, of 1,000 users, %",
+        percent(verified),
+        None,
+        Bar::None,
+        format!("{how}; {verified} were verified, {late} of them in the second half"),
+    );
+
+    let issuer = IssuerDouble::start().await?;
+    let key = issuer.add_key("ES256", "first")?;
+    let mut surroundings = Surroundings::sqlite()?
+        .with("DEPLOYER_ACCESS", "shared")
+        .with("DEPLOYER_JWT_KEY", "")
+        .with("DEPLOYER_JWT_ISSUER", issuer.issuer())
+        .with("DEPLOYER_TOKEN_SCOPE_KEY", "");
+    surroundings.token = issuer.token(&key, "bench")?;
+    let deployer = surroundings.deployer().await?;
+    let client = deployer.ready().await?;
+    let path = format!("/v1/contexts/{}", client.context(specification()).await?);
+    crowd(&client, &path, |user| issuer.token(&key, user), |_, _| {}).await?;
+    let fetched = issuer.fetches().keys;
+    let keys = Row::new(
+        "requests that found the issuer's keys, of 1,000 users, %",
+        percent(fetched),
+        None,
+        Bar::None,
+        format!("{how}; the issuer was asked {fetched} times"),
+    );
+    deployer.stop().await?;
+
+    let manager = ResourceManager::start().await?;
+    let mut surroundings = Surroundings::sqlite()?
+        .with("RESOURCE_MANAGER_URL", manager.url())
+        .with("DEPLOYER_JWT_KEY", manager.public_key())
+        .with("DEPLOYER_TOKEN_SCOPE_KEY", "https://rm.datascience.ch/scope");
+    surroundings.token = ResourceManager::token("bench");
+    let deployer = surroundings.deployer().await?;
+    let client = deployer.ready().await?;
+    let path = format!("/v1/contexts/{}", client.context(specification()).await?);
+    manager.asked();
+    let begin = Instant::now();
+    crowd(&client, &path, |user| Ok(ResourceManager::token(user)), |_, _| {}).await?;
+    let (asked, took) = (manager.asked().len(), begin.elapsed().as_secs_f64());
+    let grants = Row::new(
+        "requests that found their grant, of 1,000 users, %",
+        percent(asked),
+        None,
+        Bar::None,
+        format!("{how}, within {} s; the resource manager was asked {asked} times", short(took)),
+    );
+    Ok(vec![tokens, keys, grants])
+}
+
+/// Has each of a thousand users, chosen by lot, ask for `path`, and shows each answer with its number.
+async fn crowd(
+    client: &Client,
+    path: &str,
+    token: impl Fn(&str) -> Result<String>,
+    see: impl Fn(usize, &Answer),
+) -> Result<()> {
+    let clients = (0..USERS).map(|user| Ok(client.with_token(&token(&format!("user-{user}"))?)));
+    let clients: Vec<Client> = clients.collect::<Result<_>>()?;
+    let next = AtomicUsize::new(0);
+    let ask = async |lot: Random| {
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            if number >= REQUESTS {
+                return anyhow::Ok(());
+            }
+            let user = &clients[lot.number() as usize % USERS];
+            let answer = user.ask(Method::GET, path).await?;
+            answer.json(200)?;
+            see(number, &answer);
+        }
+    };
+    try_join_all((0..AT_ONCE).map(|seed| ask(Random::from_seed(seed as u64)))).await?;
+    Ok(())
+}
+
+/// Makes the schema and a context; returns its path.
+async fn context(surroundings: &Surroundings) -> Result<String> {
+    let deployer = surroundings.deployer().await?;
+    let path = format!("/v1/contexts/{}", deployer.ready().await?.context(specification()).await?);
+    deployer.stop().await?;
+    Ok(path)
+}
+
+/// Starts `renga-deployer up` with the component of `benches/guest`.
+async fn guest(surroundings: &Surroundings) -> Result<Process> {
+    let component = workspace().join("target/wasm32-wasip2/release/renga_benches_guest.wasm");
+    ensure!(component.exists(), "{} is not built: run `make bench`", component.display());
+    let source = format!("\"{}\"", component.display());
+    let manifest = std::fs::read_to_string(workspace().join("spin.toml"))?;
+    let manifest = manifest.replace("\"target/wasm32-wasip2/release/renga_api.wasm\"", &source);
+    ensure!(manifest.contains(&source), "spin.toml names another component than renga_api");
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("spin.toml");
+    std::fs::write(&file, manifest)?;
+    surroundings.deployer_of(&file).await
+}
