@@ -1,7 +1,8 @@
-//! Executions, all the way: HTTP → component → SQL → reconciler → engine, on both databases and both engines.
+//! Executions, all the way: HTTP → component → SQL → reconciler → engine, on both databases and every engine.
 
 use anyhow::{Context as _, Result, ensure};
 use renga_tests::deployment::{Deployment, until};
+use renga_tests::kubernetes::Executions;
 use renga_tests::scripts::{Script, TestEngine};
 use renga_tests::{require, servers};
 use reqwest::{Method, StatusCode};
@@ -26,6 +27,11 @@ macro_rules! everywhere {
             let database = super::require!(postgres).create_database().await?;
             super::run(super::TestEngine::Docker, Some(database), super::$test).await
         })+ }
+        mod sqlite_kubernetes { $(#[tokio::test] async fn $test() -> anyhow::Result<()> {
+            let cluster = super::require!(kubernetes);
+            let executions = super::Executions::new(cluster, "whole").await?;
+            super::run_at(super::TestEngine::Kubernetes, &executions.url(), None, super::$test).await
+        })+ }
     };
 }
 
@@ -34,7 +40,16 @@ async fn run(
     database: Option<String>,
     test: impl AsyncFnOnce(&Deployment, TestEngine) -> Result<()>,
 ) -> Result<()> {
-    let mut variables = vec![engine.variable()];
+    run_at(engine, engine.variable().1, database, test).await
+}
+
+async fn run_at(
+    engine: TestEngine,
+    url: &str,
+    database: Option<String>,
+    test: impl AsyncFnOnce(&Deployment, TestEngine) -> Result<()>,
+) -> Result<()> {
+    let mut variables = vec![(engine.variable().0, url)];
     if let Some(database) = &database {
         variables.push(("SQLALCHEMY_DATABASE_URI", database));
     }
@@ -123,7 +138,8 @@ async fn reports_an_image_that_does_not_exist(deployment: &Deployment, engine: T
     until("the missing image to be told", async || {
         let seen = deployment.client.get(&execution.path).await?;
         let reason = seen["status"]["reason"].as_str().unwrap_or_default();
-        Ok(if reason.starts_with("Image") && reason != "ImagePulling" { Ok(()) } else { Err(seen) })
+        let told = ["Image", "ErrImage"].iter().any(|word| reason.starts_with(word));
+        Ok(if told && reason != "ImagePulling" { Ok(()) } else { Err(seen) })
     })
     .await
 }

@@ -5,6 +5,7 @@ mod api_server;
 mod credentials;
 mod lost;
 mod namespaces;
+mod ports;
 mod reasons;
 mod safety;
 
@@ -98,11 +99,15 @@ impl Ground {
 }
 
 fn connect(url: &str) -> Result<Arc<dyn Engine>> {
+    connect_with(url, KubernetesSettings::default())
+}
+
+fn connect_with(url: &str, kubernetes: KubernetesSettings) -> Result<Arc<dyn Engine>> {
     let settings = EngineSettings {
         deployment: format!("test-{:016x}", Random::from_system().number()),
         host_paths: Vec::new(),
         container_ip: Ipv4Addr::LOCALHOST.into(),
-        kubernetes: KubernetesSettings { stop_grace: Duration::from_secs(5), ..KubernetesSettings::default() },
+        kubernetes: KubernetesSettings { stop_grace: Duration::from_secs(5), ..kubernetes },
     };
     Ok(EngineUrl::parse(url)?.connect(&settings))
 }
