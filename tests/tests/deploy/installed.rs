@@ -142,7 +142,13 @@ impl Installed {
         for arguments in [
             &["get", "pods,jobs", "--output=wide"][..],
             &["get", "events", "--output=custom-columns=ABOUT:.involvedObject.name,REASON:.reason,MESSAGE:.message"],
-            &["logs", "--selector=app.kubernetes.io/part-of=renga-deployer", "--tail=20", "--prefix", "--all-containers"],
+            &[
+                "logs",
+                "--selector=app.kubernetes.io/part-of=renga-deployer",
+                "--tail=20",
+                "--prefix",
+                "--all-containers",
+            ],
         ] {
             let answer = self.in_deployer(arguments).await;
             told.push_str(&answer.unwrap_or_else(|error| format!("{error:#}")));
@@ -166,9 +172,11 @@ async fn write_image(program: &Path, tar: &Path) -> Result<()> {
         .arg(program)
         .stdout(Stdio::from(std::fs::File::create(tar)?))
         .stderr(Stdio::piped())
-        .output()
-        .await
-        .context("run scripts/program-image.sh")?;
+        .spawn()
+        .context("run scripts/program-image.sh")?
+        // Not `output`, which would take standard output, too.
+        .wait_with_output()
+        .await?;
     ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr).trim_end());
     Ok(())
 }
