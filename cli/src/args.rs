@@ -237,6 +237,9 @@ pub(crate) struct Run {
     /// Do not wait: print the execution's id and leave
     #[arg(long, short)]
     pub(crate) detach: bool,
+    /// Run nothing: show which engine would be chosen, and why each other one would not (creates the context alone)
+    #[arg(long, conflicts_with = "detach")]
+    pub(crate) dry_run: bool,
     /// A variable for the container: K=V, or K alone for the value it has here (repeatable)
     #[arg(long, short, value_name = "K[=V]")]
     pub(crate) env: Vec<String>,
@@ -246,7 +249,17 @@ pub(crate) struct Run {
     /// Where to run it [default: the deployer chooses]
     #[arg(long)]
     pub(crate) engine: Option<String>,
-    /// A label of the context: KEY=VALUE or KEY (repeatable)
+    /// The most processors that it may use: 2 or 500m
+    #[arg(long, value_name = "QUANTITY")]
+    pub(crate) cpus: Option<String>,
+    /// The most memory that it may use: 512Mi or 2Gi
+    #[arg(long, short, value_name = "QUANTITY")]
+    pub(crate) memory: Option<String>,
+    /// How many of NVIDIA's graphics processors it needs
+    #[arg(long, value_name = "COUNT")]
+    pub(crate) gpus: Option<u32>,
+    /// A label of the context: KEY=VALUE or KEY (repeatable); renga.placement.requires.zone=eu asks for engines with the
+    /// label zone=eu
     #[arg(long, short, value_name = "KEY[=VALUE]")]
     pub(crate) label: Vec<String>,
     /// The namespace to run it in [default: default]

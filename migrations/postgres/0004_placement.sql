@@ -21,3 +21,12 @@ CREATE UNIQUE INDEX executions_slots ON executions (engine, slot) WHERE slot IS 
 CREATE INDEX executions_placed ON executions (engine, owner)
     WHERE phase IN ('scheduled', 'starting', 'running', 'stopping');
 CREATE INDEX executions_queued ON executions (owner, id) WHERE queued_on IS NOT NULL;
+
+-- When an owner's execution was last placed on an engine that others waited for: of two who have as many there, it is the turn of the one who
+-- was served longer ago.
+CREATE TABLE turns (
+    engine    text NOT NULL,
+    owner     text NOT NULL,
+    served_at timestamptz NOT NULL,
+    PRIMARY KEY (engine, owner)
+);

@@ -18,8 +18,8 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::db::{NativeDatabase, migrate};
 use crate::driver::Driver;
-use crate::engine::EngineSettings;
 use crate::engine::config::EngineConfig;
+use crate::engine::{Engine, EngineSettings};
 use crate::engines::{Configured, Engines};
 use crate::launch::ACCESS_TOKEN;
 use crate::metrics::Metrics;
@@ -44,6 +44,17 @@ const IDENTITY_PERIOD: Duration = Duration::from_secs(5);
 /// When its port is taken, the database's schema is newer than this program, or the database has become another. One
 /// that is away is waited for.
 pub async fn run(config: Config, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+    run_on(config, &|_, found, settings| found.url.connect(settings), stop).await
+}
+
+/// Makes the engine of a name and configuration. Nothing is asked of it yet.
+pub type Connect = dyn Fn(&EngineName, &EngineConfig, &EngineSettings) -> Arc<dyn Engine> + Send + Sync;
+
+/// The same, on engines that `connect` makes: tests put worlds of their own behind them.
+///
+/// # Errors
+/// As those of [`run`].
+pub async fn run_on(config: Config, connect: &Connect, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
     tokio::pin!(stop);
     let listener = TcpListener::bind(config.metrics_address).await.with_context(|| {
         format!(
@@ -60,7 +71,7 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> anyhow::Resu
 
     let db = NativeDatabase::open(&config.database)?;
     let (deployment, context, heard) = tokio::select! {
-        ready = begin(&config, &db) => ready?,
+        ready = begin(&config, connect, &db) => ready?,
         () = &mut stop => return Ok(()),
     };
     // Set nowhere else.
@@ -114,9 +125,9 @@ async fn serve_status(listener: TcpListener, begun: Begun) {
 type Beginning = (String, Context, mpsc::UnboundedReceiver<ExecutionId>);
 
 /// Does what has to be done before the first pass, as soon as the database answers.
-async fn begin(config: &Config, db: &NativeDatabase) -> anyhow::Result<Beginning> {
+async fn begin(config: &Config, connect: &Connect, db: &NativeDatabase) -> anyhow::Result<Beginning> {
     loop {
-        match try_to_begin(config, db).await {
+        match try_to_begin(config, connect, db).await {
             Ok(beginning) => return Ok(beginning),
             Err(DatabaseError::Unavailable(error)) => {
                 tracing::warn!(error, "the database {:?} is waited for: {error}", config.database);
@@ -131,7 +142,7 @@ async fn begin(config: &Config, db: &NativeDatabase) -> anyhow::Result<Beginning
     }
 }
 
-async fn try_to_begin(config: &Config, db: &NativeDatabase) -> Result<Beginning, DatabaseError> {
+async fn try_to_begin(config: &Config, connect: &Connect, db: &NativeDatabase) -> Result<Beginning, DatabaseError> {
     migrate(&config.database).await?;
     deployment::set_audit(db, config.track_modifications).await?;
     let proposed = ExecutionId::new(SystemClock.now(), Random::from_system().number().to_be_bytes());
@@ -141,7 +152,7 @@ async fn try_to_begin(config: &Config, db: &NativeDatabase) -> Result<Beginning,
         host_paths: config.host_paths.clone(),
         container_ip: config.container_ip,
     };
-    let engines = Engines::new(configured(config, db, &settings).await?);
+    let engines = Engines::new(configured(config, connect, db, &settings).await?);
     let (context, heard) = context(config, db.clone(), engines);
     lease::renew(&context).await?;
     for served in context.engines.iter() {
@@ -151,6 +162,7 @@ async fn try_to_begin(config: &Config, db: &NativeDatabase) -> Result<Beginning,
         engine_rows::describe(db, &served.name, &served.offer(), &served.url).await?;
     }
     engine_rows::forget(db, context.now().minus(ENGINE_KEPT)).await?;
+    observations::forget_turns(db, context.now().minus(ENGINE_KEPT)).await?;
     Ok((deployment, context, heard))
 }
 
@@ -158,17 +170,19 @@ async fn try_to_begin(config: &Config, db: &NativeDatabase) -> Result<Beginning,
 /// nobody looks after would be running for ever.
 async fn configured(
     config: &Config,
+    connect: &Connect,
     db: &NativeDatabase,
     settings: &EngineSettings,
 ) -> Result<Vec<Configured>, DatabaseError> {
-    let connect = |name: &EngineName, found: &EngineConfig, retired| Configured {
+    let configured = |name: &EngineName, found: &EngineConfig, retired| Configured {
         name: name.clone(),
-        engine: found.url.connect(settings),
+        engine: connect(name, found, settings),
         options: found.options.clone(),
         url: found.text.clone(),
         retired,
     };
-    let mut engines: Vec<Configured> = config.engines.iter().map(|(name, found)| connect(name, found, false)).collect();
+    let mut engines: Vec<Configured> =
+        config.engines.iter().map(|(name, found)| configured(name, found, false)).collect();
     for row in engine_rows::list(db).await? {
         let (name, placed) = (&row.name, row.usage.placed);
         if config.engines.contains_key(name) || placed == 0 {
@@ -177,7 +191,7 @@ async fn configured(
         match row.url.as_deref().map(EngineConfig::parse) {
             Some(Ok(found)) => {
                 tracing::warn!(engine = %name, placed, "the engine {name} is no longer configured: it gets nothing new, and the {placed} executions on it are looked after until they end");
-                engines.push(connect(name, &found, true));
+                engines.push(configured(name, &found, true));
             }
             _ => {
                 tracing::warn!(engine = %name, placed, "the engine {name} is no longer configured, and where it was is not known: the {placed} executions on it are left as they are");

@@ -68,7 +68,7 @@ impl Placements {
         let needs = Specification::from_stored(&work.spec).map(|spec| Needs::of(&spec)).unwrap_or_default();
         let claims = serde_json::from_str::<Vec<_>>(&work.claims).unwrap_or_default();
         let record = record_of(work);
-        let mut refusals = record.refused();
+        let mut refusals = record.refused(context.now());
         refusals.extend(refused.map(|(engine, why)| (engine.clone(), why.clone())));
         let asked = Asked {
             engine: execution.wanted_engine.as_deref(),
@@ -105,20 +105,22 @@ impl Placements {
         Ok(engines)
     }
 
-    /// Adds what was just placed.
-    pub async fn placed(&self, id: ExecutionId, engine: &EngineName, needs: &Needs) {
+    /// Adds what was just placed. Whether others wait for that engine.
+    pub async fn placed(&self, id: ExecutionId, engine: &EngineName, needs: &Needs) -> bool {
         let mut load = self.load.lock().await;
-        let Some(load) = &mut *load else { return };
+        let Some(load) = &mut *load else { return false };
         for queue in load.queues.values_mut() {
             queue.retain(|waiting| *waiting != id);
         }
-        let Some(found) = load.engines.iter_mut().find(|found| found.name == *engine) else { return };
+        let waited_for = load.queues.get(engine).is_some_and(|queue| !queue.is_empty());
+        let Some(found) = load.engines.iter_mut().find(|found| found.name == *engine) else { return waited_for };
         found.queue.placed += 1;
         for (resource, amount) in &needs.resources {
             if let Some(free) = found.offer.room.as_mut().and_then(|room| room.free.get_mut(resource)) {
                 free.0 = free.0.saturating_sub(amount.0).max(0);
             }
         }
+        waited_for
     }
 
     /// What was read is out of date: the load is read anew for the next decision.

@@ -13,6 +13,10 @@ use anyhow::{Context as _, Result, bail};
 use renga_host::{Host, Limits, Manifest, RuntimeConfig, Settings};
 use renga_reconciler::config::Config;
 use renga_reconciler::db::NativeDatabase;
+use renga_reconciler::engine::config::EngineConfig;
+use renga_reconciler::engine::fake::FakeWorld;
+use renga_reconciler::engine::{Engine, EngineSettings};
+use renga_shared::domain::EngineName;
 use renga_shared::environment::Environment;
 use renga_shared::sql::uri::DatabaseUri;
 use serde_json::Value;
@@ -34,9 +38,11 @@ pub struct Deployment {
     pub issuer: Issuer,
     /// Its configuration.
     pub environment: Environment,
+    /// What is behind fake engines, by their names. The others have a world that ends with the reconciler.
+    pub worlds: BTreeMap<String, FakeWorld>,
     folder: tempfile::TempDir,
     host: Part,
-    reconciler: Option<Part>,
+    reconcilers: Vec<Part>,
 }
 
 /// A part that runs until it is told to stop.
@@ -105,7 +111,7 @@ impl Deployment {
         }
         let (host, address) = start_host(&workspace().join("spin.toml"), &environment, folder.path()).await?;
         let client = Client::new(&format!("http://{address}"), &issuer.token("alice"));
-        Ok(Self { client, issuer, environment, folder, host, reconciler: None })
+        Ok(Self { client, issuer, environment, worlds: BTreeMap::new(), folder, host, reconcilers: Vec::new() })
     }
 
     /// Brings the database's schema up to date.
@@ -122,14 +128,9 @@ impl Deployment {
     pub async fn start_reconciler(&mut self) -> Result<()> {
         let config = Config::read(&self.environment).map_err(|problems| anyhow::anyhow!("{problems}"))?;
         let engines: Vec<String> = config.engines.keys().map(ToString::to_string).collect();
-        self.reconciler.get_or_insert_with(|| {
-            Part::spawn(|stopped| {
-                renga_reconciler::app::run(config, async {
-                    // Dropping the sender stops it as well.
-                    let _ = stopped.await;
-                })
-            })
-        });
+        if self.reconcilers.is_empty() {
+            self.start_another_reconciler()?;
+        }
         until(&format!("{engines:?} to be served"), async || {
             let seen = self.client.get("/v1/engines").await?;
             let listed = seen["engines"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -139,12 +140,32 @@ impl Deployment {
         .await
     }
 
-    /// Stops the reconciler as a signal would.
+    /// Starts a reconciler beside those that run.
+    pub fn start_another_reconciler(&mut self) -> Result<()> {
+        let config = Config::read(&self.environment).map_err(|problems| anyhow::anyhow!("{problems}"))?;
+        let worlds = self.worlds.clone();
+        let connect = move |name: &EngineName, found: &EngineConfig, settings: &EngineSettings| -> Arc<dyn Engine> {
+            match worlds.get(name.as_str()) {
+                Some(world) => Arc::new(world.engine(settings)),
+                None => found.url.connect(settings),
+            }
+        };
+        self.reconcilers.push(Part::spawn(|stopped| async move {
+            let stop = async {
+                // Dropping the sender stops it as well.
+                let _ = stopped.await;
+            };
+            renga_reconciler::app::run_on(config, &connect, stop).await
+        }));
+        Ok(())
+    }
+
+    /// Stops every reconciler as a signal would.
     pub async fn stop_reconciler(&mut self) -> Result<()> {
-        match self.reconciler.take() {
-            Some(reconciler) => reconciler.stop().await,
-            None => Ok(()),
+        for reconciler in self.reconcilers.drain(..) {
+            reconciler.stop().await?;
         }
+        Ok(())
     }
 
     /// A folder that lives as long as the deployment.

@@ -4,7 +4,8 @@
 //! not know it leaves alone. `--output json` prints what was answered, not what is read here.
 
 use renga_shared::domain::Phase;
-use serde::Deserialize;
+use renga_shared::placement::Offer;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::names::Place;
@@ -87,4 +88,18 @@ pub(crate) struct Engine {
     pub(crate) reason: Option<String>,
     #[serde(default)]
     pub(crate) version: Option<String>,
+    /// How many executions run there, are being started, and wait for a place.
+    #[serde(default)]
+    pub(crate) running: u32,
+    #[serde(default)]
+    pub(crate) pending: u32,
+    #[serde(default)]
+    pub(crate) waiting: u32,
+    /// What it accepts and how much room it has; `None` when this client does not understand it.
+    #[serde(default, deserialize_with = "understood")]
+    pub(crate) offer: Option<Offer>,
+}
+
+fn understood<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Offer>, D::Error> {
+    Ok(Offer::deserialize(Value::deserialize(deserializer)?).ok())
 }

@@ -6,6 +6,7 @@ use anstyle::AnsiColor;
 use anyhow::Result;
 use renga_shared::api::PortBody;
 use renga_shared::domain::{ClientState, Phase, Timestamp};
+use renga_shared::placement::{Claim, Offer};
 use serde::Deserialize as _;
 use serde_json::Value;
 
@@ -128,8 +129,39 @@ pub(crate) async fn engines(api: &Api, output: Output, now: Timestamp) -> Result
             engine.kind.as_str().into(),
             Cell::new(format!("{word} for {}", since.trim_end_matches(" ago"))).coloured(colour),
             engine.version.as_deref().unwrap_or("-").into(),
-            engine.reason.as_deref().unwrap_or_default().into(),
+            busy(engine).into(),
+            engine.offer.as_ref().map(free).unwrap_or_default().into(),
+            engine.reason.clone().or_else(|| engine.offer.as_ref().map(only_for)).unwrap_or_default().into(),
         ]
     });
-    output::table(["NAME", "KIND", "STATE", "VERSION", ""], rows.collect())
+    output::table(["NAME", "KIND", "STATE", "VERSION", "EXECUTIONS", "FREE", ""], rows.collect())
+}
+
+/// How many executions there are, of how many that there may be.
+fn busy(engine: &Engine) -> String {
+    let max = engine.offer.as_ref().and_then(|offer| offer.max).map(|max| format!(" of {max}")).unwrap_or_default();
+    let more = [(engine.pending, "pending"), (engine.waiting, "waiting")];
+    let more: String =
+        more.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!(", {count} {what}")).collect();
+    format!("{} running{more}{max}", engine.running)
+}
+
+/// What is left of each resource, of how much there is.
+fn free(offer: &Offer) -> String {
+    let Some(room) = &offer.room else { return String::new() };
+    let shown = room.total.iter().map(|(name, total)| {
+        let free = room.free.get(name).copied().unwrap_or_default();
+        format!("{name} {}/{}", free.show(name), total.show(name))
+    });
+    shown.collect::<Vec<_>>().join(", ")
+}
+
+/// Who may use it, if not everybody, and whether it takes anything new.
+fn only_for(offer: &Offer) -> String {
+    let claims: Vec<&str> = offer.claims.iter().map(Claim::as_str).collect();
+    match (offer.retired, claims.is_empty()) {
+        (true, _) => "taken out of the configuration; kept until what it runs has ended".to_owned(),
+        (false, true) => String::new(),
+        (false, false) => format!("for {}", claims.join(" or ")),
+    }
 }

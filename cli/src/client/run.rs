@@ -3,10 +3,11 @@
 use std::cell::Cell;
 use std::time::Duration;
 
+use anstyle::AnsiColor;
 use anyhow::{Context as _, Result, anyhow};
 use renga_shared::domain::{Phase, Timestamp, uuid_at};
 use reqwest::Method;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 
 use super::Surroundings;
@@ -18,7 +19,8 @@ use super::progress::Progress;
 use super::target::Target;
 use crate::args::{Output, Run};
 use crate::ended::{Ended, Failure};
-use crate::{output, signals};
+use crate::output::{self, Cell};
+use crate::signals;
 
 /// How often is looked at what keeps an execution waiting.
 const LOOK: Duration = Duration::from_millis(500);
@@ -28,6 +30,10 @@ pub(crate) async fn run(target: Result<Target>, run: Run, surroundings: &Surroun
     let specification = specification(&run, surroundings.get).map_err(Failure::Usage)?;
     let api = &target.and_then(|target| Api::new(target, surroundings.clock)).map_err(Failure::Run)?;
     let mut interrupts = signals::stop_requests().map_err(Failure::Run)?;
+    if run.dry_run {
+        let decision = placement(api, &run, &specification, surroundings).await.map_err(Failure::Run)?;
+        return show_placement(&decision, surroundings.output).map(|()| Ended::Done).map_err(Failure::Run);
+    }
     let created = tokio::select! {
         created = create(api, &run, &specification, surroundings) => created.map_err(Failure::Run)?,
         _ = interrupts.recv() => return Ok(Ended::Left),
@@ -55,17 +61,51 @@ pub(crate) async fn run(target: Result<Target>, run: Run, surroundings: &Surroun
 }
 
 async fn create(api: &Api, run: &Run, specification: &Value, surroundings: &Surroundings<'_>) -> Result<Place> {
-    let key = |part: u8| key(surroundings.now, surroundings.random, part);
-    let context = api.create(&["contexts"], specification, &key(1)).await?;
-    let context = identifier(&context)?;
+    let context = create_context(api, specification, surroundings).await?;
+    let key = key(surroundings.now, surroundings.random, 2);
+    let execution = api.create(&["contexts", &context, "executions"], &wish(run), &key).await?;
+    Ok(Place { execution: identifier(&execution)?, context })
+}
+
+async fn create_context(api: &Api, specification: &Value, surroundings: &Surroundings<'_>) -> Result<String> {
+    let key = key(surroundings.now, surroundings.random, 1);
+    identifier(&api.create(&["contexts"], specification, &key).await?)
+}
+
+/// Where it would run: the API's decision.
+async fn placement(api: &Api, run: &Run, specification: &Value, surroundings: &Surroundings<'_>) -> Result<Value> {
+    let context = create_context(api, specification, surroundings).await?;
+    let key = key(surroundings.now, surroundings.random, 2);
+    Ok(api.create(&["contexts", &context, "placement"], &wish(run), &key).await?)
+}
+
+fn show_placement(decision: &Value, output: Output) -> Result<()> {
+    if output == Output::Json {
+        return output::json(decision);
+    }
+    let text = |value: &Value, field: &str| value[field].as_str().unwrap_or_default().to_owned();
+    let engines = decision["engines"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let rows = engines.iter().map(|engine| {
+        let chosen = engine["engine"] == decision["engine"];
+        let colour = if chosen { AnsiColor::Green } else { AnsiColor::Yellow };
+        [
+            text(engine, "engine").into(),
+            Cell::new(text(engine, "reason")).coloured(colour),
+            text(engine, "message").into(),
+        ]
+    });
+    output::table(["ENGINE", "VERDICT", ""], rows.collect())
+}
+
+/// What is asked for beside the context.
+fn wish(run: &Run) -> Value {
     let mut wish = json!({});
     for (name, value) in [("engine", &run.engine), ("namespace", &run.namespace)] {
         if let Some(value) = value {
             wish[name] = json!(value);
         }
     }
-    let execution = api.create(&["contexts", &context, "executions"], &wish, &key(2)).await?;
-    Ok(Place { execution: identifier(&execution)?, context })
+    wish
 }
 
 /// A key that no other call has.
@@ -90,12 +130,21 @@ fn specification(run: &Run, get: &dyn Fn(&str) -> Option<String>) -> Result<Valu
     };
     let env = run.env.iter().map(variable).collect::<Result<Vec<_>, _>>()?;
     let mut specification = json!({"image": run.image});
+    let limits: Map<String, Value> = [
+        ("cpu", run.cpus.clone().map(Value::from)),
+        ("memory", run.memory.clone().map(Value::from)),
+        ("nvidia.com/gpu", run.gpus.map(Value::from)),
+    ]
+    .into_iter()
+    .filter_map(|(name, value)| Some((name.to_owned(), value?)))
+    .collect();
     // What is not given is left out, so that the service's defaults hold.
     for (name, value, given) in [
         ("command", json!(run.command), !run.command.is_empty()),
         ("env", json!(env), !env.is_empty()),
         ("ports", json!(run.port), !run.port.is_empty()),
         ("labels", json!(run.label), !run.label.is_empty()),
+        ("resources", json!({"limits": limits}), !limits.is_empty()),
     ] {
         if given {
             specification[name] = value;

@@ -16,4 +16,4 @@ pub use claim::{BadClaim, Claim, MOST_CLAIMS};
 pub use decide::{Asked, Considered, Decision, Rank, Verdict, decide};
 pub use needs::{Needs, Volumes};
 pub use offer::{Amount, Candidate, Namespaces, Offer, Queue, Room, Usage};
-pub use record::{EngineRecord, PlacementRecord, Tried};
+pub use record::{EngineRecord, LEFT_ALONE, Outcome, PlacementRecord, Tried};

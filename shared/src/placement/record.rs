@@ -1,10 +1,15 @@
 //! A decision as it is stored with the execution and shown as `status.placement`.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::Decision;
-use crate::api::rfc3339;
+use crate::api::{parse_rfc3339, rfc3339};
 use crate::domain::{EngineName, Timestamp, Why};
+
+/// How long an engine is left alone that could not make ready what an execution needs.
+pub const LEFT_ALONE: Duration = Duration::from_secs(20);
 
 /// The last decision, and what came of those before.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,8 +47,20 @@ pub struct Tried {
     pub message: String,
     /// When.
     pub at: String,
-    /// Whether it refused this execution, and is not asked again.
-    pub refused: bool,
+    /// What that means for asking it again.
+    pub outcome: Outcome,
+}
+
+/// Why an engine did not take an execution, by when it is asked again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Outcome {
+    /// It refused it: never.
+    Refused,
+    /// It could not make ready what it needs: after [`LEFT_ALONE`].
+    NotReady,
+    /// It was not reached: when it answers.
+    Unreached,
 }
 
 impl PlacementRecord {
@@ -56,22 +73,32 @@ impl PlacementRecord {
         Self { engine: decision.chosen.clone(), decided: rfc3339(now), engines: engines.collect(), tried }
     }
 
-    /// The engines that have refused it.
-    pub fn refused(&self) -> Vec<(EngineName, Why)> {
-        let refused = self.tried.iter().filter(|tried| tried.refused);
+    /// The engines that are not asked at `now`: those that have refused it, and those that could not take it a moment ago.
+    pub fn refused(&self, now: Timestamp) -> Vec<(EngineName, Why)> {
+        let refused = self.tried.iter().filter(|tried| tried.is_left_alone(now));
         refused.map(|tried| (tried.engine.clone(), tried.why())).collect()
     }
 }
 
 impl Tried {
+    /// Whether it is not to be asked at `now`.
+    fn is_left_alone(&self, now: Timestamp) -> bool {
+        let recent = || parse_rfc3339(&self.at).is_some_and(|at| now >= at && now.since(at) < LEFT_ALONE);
+        match self.outcome {
+            Outcome::Refused => true,
+            Outcome::NotReady => recent(),
+            Outcome::Unreached => false,
+        }
+    }
+
     /// Why it did not take it.
     pub fn why(&self) -> Why {
         Why::new(&self.reason, &self.message)
     }
 
     /// An engine that did not take it at `now`.
-    pub fn new(engine: EngineName, why: &Why, now: Timestamp, refused: bool) -> Self {
+    pub fn new(engine: EngineName, why: &Why, now: Timestamp, outcome: Outcome) -> Self {
         let Why { reason, message } = why.clone();
-        Self { engine, reason, message, at: rfc3339(now), refused }
+        Self { engine, reason, message, at: rfc3339(now), outcome }
     }
 }

@@ -150,15 +150,23 @@ static PLACE: Statement = Statement::new(concat!(
     ") < {int 6}) RETURNING revision"
 ));
 
-// Who has the fewest there is next, and of each owner's the oldest.
+// Who has the fewest there is next, then who was served longest ago, and of each owner's the oldest.
 static QUEUE: Statement = Statement::new(concat!(
     "SELECT {as_text id} FROM (SELECT id, ROW_NUMBER() OVER (PARTITION BY waiting.owner ORDER BY id) + \
-     COALESCE(has.placed, 0) AS turn FROM executions AS waiting LEFT JOIN \
+     COALESCE(has.placed, 0) AS turn, turns.served_at FROM executions AS waiting LEFT JOIN \
      (SELECT owner, COUNT(*) AS placed FROM executions WHERE engine = {text 1} AND ",
     placed!(),
-    " GROUP BY owner) has ON has.owner = waiting.owner WHERE queued_on IS NOT NULL \
-     AND queued_on LIKE '%,' || {text 1} || ',%' AND wanted = 'running') queue ORDER BY turn, id LIMIT {int 2}"
+    " GROUP BY owner) has ON has.owner = waiting.owner \
+     LEFT JOIN turns ON turns.engine = {text 1} AND turns.owner = waiting.owner WHERE queued_on IS NOT NULL \
+     AND queued_on LIKE '%,' || {text 1} || ',%' AND wanted = 'running') queue ORDER BY turn, served_at NULLS FIRST, id LIMIT {int 2}"
 ));
+
+static SERVED: Statement = Statement::new(
+    "INSERT INTO turns (engine, owner, served_at) VALUES ({text 1}, {text 2}, {time 3}) \
+     ON CONFLICT (engine, owner) DO UPDATE SET served_at = excluded.served_at RETURNING 1",
+);
+
+static FORGET_TURNS: Statement = Statement::new("DELETE FROM turns WHERE served_at < {time 1} RETURNING 1");
 
 static WAKE: Statement = Statement::new(
     "UPDATE executions SET due_at = {time 2} WHERE id IN {uuids 1} AND phase = 'pending' \
@@ -324,6 +332,18 @@ pub async fn place(
 pub async fn queue(db: &impl Database, engine: &EngineName, limit: u32) -> Result<Vec<ExecutionId>, DatabaseError> {
     let parameters = vec![engine.as_str().into(), i64::from(limit).into()];
     db.query(QUEUE.sql(db.dialect()), parameters).await?.iter_mut().map(Row::parsed).collect()
+}
+
+/// Takes note that an execution of `owner`'s was placed on an engine that others wait for.
+pub async fn served(db: &impl Database, engine: &EngineName, owner: &str, now: Timestamp) -> Result<(), DatabaseError> {
+    db.query(SERVED.sql(db.dialect()), vec![engine.as_str().into(), owner.into(), now.into()]).await?;
+    Ok(())
+}
+
+/// Forgets who was served before `before`: whose turn it is does not reach back that far.
+pub async fn forget_turns(db: &impl Database, before: Timestamp) -> Result<(), DatabaseError> {
+    db.query(FORGET_TURNS.sql(db.dialect()), vec![before.into()]).await?;
+    Ok(())
 }
 
 /// Makes those of `ids` due that wait for an engine.

@@ -5,7 +5,9 @@ use std::time::Duration;
 use renga_shared::domain::{EngineName, ExecutionId, Timestamp, Why};
 use renga_shared::placement::{Amount, Namespaces, Needs, Offer, Room};
 use renga_shared::sql::executions::{Asked, NewExecutionRow, insert};
-use renga_shared::sql::observations::{Observation, Placing, claim, load, place, queue, record, wake};
+use renga_shared::sql::observations::{
+    Observation, Placing, claim, forget_turns, load, place, queue, record, served, wake,
+};
 use renga_shared::sql::{Database, Visible, engines, reconcilers};
 
 use super::{Ticker, ask, context, execution, inserted};
@@ -122,6 +124,15 @@ pub(super) async fn takes_turns_by_owner(db: &impl Database) {
     assert_eq!(queue(db, &named("opul"), 10).await.unwrap(), [], "a part of a name is no name");
     let waits = engines::list(db).await.unwrap().into_iter().find(|row| row.name == engine).unwrap().usage.waiting;
     assert_eq!(waits, 4);
+
+    // Of two who have as many there, it is the turn of who was served longer ago.
+    end(db, placed, time.now()).await;
+    assert_eq!(queue(db, &engine, 2).await.unwrap(), [greedy[0], modest], "neither was ever served: the older one");
+    served(db, &engine, "modest", time.now()).await.unwrap();
+    served(db, &engine, "greedy", time.now()).await.unwrap();
+    assert_eq!(queue(db, &engine, 2).await.unwrap(), [modest, greedy[0]]);
+    forget_turns(db, time.now()).await.unwrap();
+    assert_eq!(queue(db, &engine, 2).await.unwrap(), [greedy[0], modest]);
 
     let now = time.now();
     wake(db, &[modest, placed], now).await.unwrap();

@@ -312,7 +312,8 @@ impl Rules {
         let known = self.known.get(id).cloned().unwrap_or_default();
         // Who waits for an engine that is full is looked at now and then.
         let full = |(engine, limit): (&EngineName, &u32)| {
-            row.engine.as_deref() == Some(engine.as_str()) && placed(connection, engine) == *limit
+            let waits = row.queued_on.as_ref().is_some_and(|engines| engines.contains(&format!(",{engine},")));
+            waits && placed(connection, engine) == *limit
         };
         if (*phase, *wanted) == (Phase::Pending, Wanted::Running) && self.limits.iter().any(full) {
             return rule(holder.is_some() && due.is_some(), || "nobody looks after it".into());
@@ -342,20 +343,20 @@ struct Resting {
     phase: Phase,
     holder: Option<String>,
     due: Option<i64>,
-    /// The engine that was asked for.
-    engine: Option<String>,
+    /// The engines that it waits for, each between commas.
+    queued_on: Option<String>,
 }
 
 impl Resting {
     fn all(connection: &Connection) -> Vec<Self> {
-        all(connection, "SELECT id, wanted, phase, holder, due_at, wanted_engine FROM executions", |row| {
+        all(connection, "SELECT id, wanted, phase, holder, due_at, queued_on FROM executions", |row| {
             Ok(Self {
                 id: parse(&row.get::<_, String>(0)?),
                 wanted: parse(&row.get::<_, String>(1)?),
                 phase: parse(&row.get::<_, String>(2)?),
                 holder: row.get(3)?,
                 due: row.get(4)?,
-                engine: row.get(5)?,
+                queued_on: row.get(5)?,
             })
         })
     }

@@ -4,7 +4,7 @@
 //! while nothing can have been started for it.
 
 use renga_shared::domain::{EngineName, Why};
-use renga_shared::placement::{PlacementRecord, Tried, Verdict};
+use renga_shared::placement::{LEFT_ALONE, Outcome, PlacementRecord, Tried, Verdict};
 use renga_shared::sql::observations::{self, Observation, Placing};
 
 use super::{Next, Pass, PassError, Sight, Trouble, UNTIL_WOKEN};
@@ -43,7 +43,13 @@ impl Pass<'_> {
         execution.status = scheduled;
         execution.placement = Some(record);
         (self.work.attempts, self.work.due, self.work.queued_on) = (0, None, None);
-        self.context.placements.placed(self.id(), engine, &placement.needs).await;
+        if self.context.placements.placed(self.id(), engine, &placement.needs).await {
+            // Whose turn it is next is no matter of life and death: without this record it is somebody's all the same.
+            let served = observations::served(db, engine, &self.work.owner, self.context.now()).await;
+            if let Err(error) = served {
+                tracing::warn!(%error, engine = %engine, "whose turn it was on engine {engine} is not recorded: {error}");
+            }
+        }
         self.tell_of_phase();
         // Nothing was asked of the engine for it before now.
         Ok(Next::Plan(Sight::nothing()))
@@ -58,7 +64,13 @@ impl Pass<'_> {
             queued_on,
             ..self.observed(self.status().explained(Some(why)))
         };
-        let next = self.wait_as(waits, UNTIL_WOKEN).await?;
+        // One that could not take it a moment ago is asked again.
+        let pause = if placement.tried.iter().all(|tried| tried.outcome != Outcome::NotReady) {
+            UNTIL_WOKEN
+        } else {
+            LEFT_ALONE
+        };
+        let next = self.wait_as(waits, pause).await?;
         if joins && matches!(next, Next::Done) {
             self.context.placements.joined();
         }
@@ -77,7 +89,7 @@ impl Pass<'_> {
             EngineError::Retry(why) => {
                 let placement = self.decide_without(served, &why).await?;
                 if placement.decision.chosen.is_some() {
-                    return self.hand_on(served, &why, true).await;
+                    return self.hand_on(served, &why, Outcome::NotReady).await;
                 }
                 Err(Trouble::Engine(EngineError::Retry(why)))
             }
@@ -96,14 +108,14 @@ impl Pass<'_> {
         match error {
             EngineError::Unreached(reason) => {
                 let why = served.unavailable(&reason);
-                self.hand_on(served, &why, false).await
+                self.hand_on(served, &why, Outcome::Unreached).await
             }
             EngineError::Refused(why) => {
                 let placement = self.decide_without(served, &why).await?;
                 let hope =
                     |verdict: &Verdict| matches!(verdict, Verdict::Fits(_) | Verdict::Later(_) | Verdict::Away(_));
                 if placement.decision.considered.iter().any(|considered| hope(&considered.verdict)) {
-                    self.hand_on(served, &why, true).await
+                    self.hand_on(served, &why, Outcome::Refused).await
                 } else {
                     self.fail(why, sight).await
                 }
@@ -118,11 +130,11 @@ impl Pass<'_> {
     }
 
     /// Records that the engine did not take it, and waits for an engine anew.
-    async fn hand_on(&mut self, served: &Served, why: &Why, refused: bool) -> Result<Next, Trouble> {
+    async fn hand_on(&mut self, served: &Served, why: &Why, outcome: Outcome) -> Result<Next, Trouble> {
         let now = self.context.now();
         let mut record: PlacementRecord = record_of(&self.work);
         record.engine = None;
-        record.tried.push(Tried::new(served.name.clone(), why, now, refused));
+        record.tried.push(Tried::new(served.name.clone(), why, now, outcome));
         let pending = self.observed(self.status().unscheduled(why.clone())?);
         let seen = Observation { placement: serde_json::to_string(&record).ok(), attempts: 0, ..pending };
         if !self.write(seen).await? {

@@ -1,0 +1,16 @@
+//! Many engines: what each offers, which one is chosen and why, whose turn it is, and what becomes of an execution whose engine
+//! does not take it.
+
+mod choice;
+mod fail_over;
+mod turns;
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+
+/// What `status.placement`, or a dry run, says of an engine: its reason.
+fn reason_of<'a>(placement: &'a Value, engine: &str) -> Result<&'a str> {
+    let engines = placement["engines"].as_array().with_context(|| format!("no engines in {placement}"))?;
+    let found = engines.iter().find(|found| found["engine"] == engine);
+    found.and_then(|found| found["reason"].as_str()).with_context(|| format!("no {engine} in {placement}"))
+}
