@@ -167,7 +167,7 @@ impl Installed {
     }
 }
 
-async fn write_image(program: &Path, tar: &Path) -> Result<()> {
+pub(crate) async fn write_image(program: &Path, tar: &Path) -> Result<()> {
     let made = Command::new(workspace().join("scripts/program-image.sh"))
         .arg(program)
         .stdout(Stdio::from(std::fs::File::create(tar)?))

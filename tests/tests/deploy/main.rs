@@ -1,6 +1,7 @@
 //! The manifests of `deploy/`: a real API server accepts them, they give the rights that are needed and no others, and the
 //! reconciler does its work with them as a pod.
 
+mod image;
 mod installed;
 mod manifests;
 mod pods;
@@ -13,7 +14,7 @@ use renga_tests::deployment::workspace;
 use renga_tests::servers::Cluster;
 
 /// The namespaces of the manifests: of the reconciler, and of the executions.
-const DEPLOYER: &str = "renga-deployer";
+const DEPLOYER: &str = "renga";
 const EXECUTIONS: &str = "renga-executions";
 
 fn manifests() -> PathBuf {

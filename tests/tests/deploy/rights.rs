@@ -7,18 +7,19 @@ use renga_tests::servers::Cluster;
 
 use super::{DEPLOYER, EXECUTIONS, apply, make_namespaces, manifests};
 
-const ACCOUNT: &str = "--as=system:serviceaccount:renga-deployer:renga-reconciler";
+const ACCOUNT: &str = "--as=system:serviceaccount:renga:renga-deployer";
 /// How many questions are asked at once.
 const AT_ONCE: usize = 4;
 
 /// Needed where executions run.
-const NEEDED: [&str; 21] = [
+const NEEDED: [&str; 22] = [
     "create jobs.batch",
     "get jobs.batch",
     "list jobs.batch",
     "watch jobs.batch",
     "patch jobs.batch",
     "delete jobs.batch",
+    "update jobs.batch --subresource=finalizers",
     "list pods",
     "watch pods",
     "patch pods",
@@ -40,12 +41,13 @@ const NEEDED: [&str; 21] = [
 const NEEDED_EVERYWHERE: [&str; 4] = ["list nodes", "watch nodes", "list pods", "watch pods"];
 
 /// Refused even where executions run.
-const REFUSED: [&str; 27] = [
+const REFUSED: [&str; 28] = [
     "get secrets",
     "list secrets",
     "watch secrets",
     "update secrets",
     "delete secrets",
+    "get pods",
     "create pods",
     "update pods",
     "create pods --subresource=exec",
@@ -107,8 +109,6 @@ const REFUSED_EVERYWHERE: [&str; 13] = [
 async fn the_reconciler_may_do_what_it_needs_and_nothing_else() -> Result<()> {
     let cluster = require!(kubernetes);
     make_namespaces(cluster).await?;
-    let account = manifests().join("base/service-account.yaml").display().to_string();
-    cluster.kubectl(&["apply", "--server-side", "--filename", &account]).await?;
     apply(cluster, &manifests().join("rbac"), &[]).await?;
 
     let everywhere = "--all-namespaces";
