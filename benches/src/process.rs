@@ -83,6 +83,14 @@ impl Surroundings {
         self
     }
 
+    /// With the cluster of this kubeconfig in place of the fake; executions run in the namespace.
+    pub(crate) fn on_kubernetes(mut self, kubeconfig: &Path, namespace: &str) -> Self {
+        self.variables.remove("DEPLOYER_ENGINE_FAKE");
+        let url = format!("k8s://?kubeconfig={}&namespace={namespace}", kubeconfig.display());
+        self.variables.insert("DEPLOYER_ENGINE_K8S".into(), url);
+        self
+    }
+
     /// The environment variables that configure the processes.
     pub(crate) fn variables(&self) -> &BTreeMap<String, String> {
         &self.variables

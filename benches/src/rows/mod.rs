@@ -1,5 +1,6 @@
 //! What is measured: a file for each kind, a group of rows for each function.
 
+mod cluster;
 mod dispatch;
 mod footprint;
 mod rate;
@@ -21,7 +22,7 @@ type Measuring = Pin<Box<dyn Future<Output = Result<Vec<Row>>>>>;
 type Group = (&'static str, fn() -> Measuring);
 
 /// The groups in the order in which they are measured: what must be idle comes before what leaves much to do.
-const GROUPS: [Group; 14] = [
+const GROUPS: [Group; 15] = [
     ("start", || Box::pin(footprint::start())),
     ("memory", || Box::pin(footprint::memory())),
     ("instance", || Box::pin(footprint::instance())),
@@ -33,6 +34,7 @@ const GROUPS: [Group; 14] = [
     ("create-postgres", || Box::pin(writes::create_on_postgres())),
     ("pick-up", || Box::pin(dispatch::pick_up())),
     ("docker", || Box::pin(dispatch::docker())),
+    ("cluster", || Box::pin(cluster::at_scale())),
     ("idle", || Box::pin(footprint::idle())),
     ("execute-sqlite", || Box::pin(writes::execute_on_sqlite())),
     ("execute-postgres", || Box::pin(writes::execute_on_postgres())),

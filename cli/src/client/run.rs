@@ -19,7 +19,7 @@ use super::progress::Progress;
 use super::target::Target;
 use crate::args::{Output, Run};
 use crate::ended::{Ended, Failure};
-use crate::output::{self, Cell};
+use crate::output;
 use crate::signals;
 
 /// How often is looked at what keeps an execution waiting.
@@ -90,7 +90,7 @@ fn show_placement(decision: &Value, output: Output) -> Result<()> {
         let colour = if chosen { AnsiColor::Green } else { AnsiColor::Yellow };
         [
             text(engine, "engine").into(),
-            Cell::new(text(engine, "reason")).coloured(colour),
+            output::Cell::new(text(engine, "reason")).coloured(colour),
             text(engine, "message").into(),
         ]
     });

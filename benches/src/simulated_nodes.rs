@@ -1,0 +1,114 @@
+//! Nodes that run nothing: they tell the cluster that they are there, and that each pod which the scheduler gave them runs.
+//!
+//! So thousands of pods cost no more than their objects. What is not simulated is everything else: the API server, its store,
+//! the controllers and the scheduler are real.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use futures::{StreamExt as _, TryStreamExt as _};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::{Api, Client, ResourceExt as _};
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+const NODES: usize = 20;
+/// Twice as many pods as are made, so that the scheduler never has to look for room.
+const PODS: usize = 1_000;
+/// A node that says nothing for 40 s is taken for gone.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
+/// How many pods are told of at the same time.
+const AT_ONCE: usize = 8;
+
+/// The nodes; they are gone when it is dropped.
+pub(crate) struct SimulatedNodes {
+    /// Aborted on drop.
+    _tasks: JoinSet<Result<()>>,
+}
+
+impl SimulatedNodes {
+    /// Makes them, and returns when all are ready.
+    pub(crate) async fn start(client: Client) -> Result<Self> {
+        let nodes: Api<Node> = Api::all(client.clone());
+        for number in 0..NODES {
+            let name = format!("simulated-{number}");
+            let node = json!({ "metadata": { "name": name, "labels": { "kubernetes.io/hostname": name } } });
+            nodes.create(&PostParams::default(), &serde_json::from_value(node)?).await.context("make a node")?;
+        }
+        tell_that_they_live(&nodes).await?;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            loop {
+                tokio::time::sleep(SIGN_OF_LIFE).await;
+                tell_that_they_live(&nodes).await?;
+            }
+        });
+        tasks.spawn(run_pods(client));
+        Ok(Self { _tasks: tasks })
+    }
+}
+
+async fn tell_that_they_live(nodes: &Api<Node>) -> Result<()> {
+    let now = k8s_openapi::jiff::Timestamp::now();
+    let room = json!({ "cpu": "1000", "memory": "1000Gi", "pods": PODS.to_string() });
+    let status = json!({ "status": {
+        "capacity": room, "allocatable": room,
+        "conditions": [{ "type": "Ready", "status": "True", "reason": "Simulated", "lastHeartbeatTime": now }],
+    }});
+    for number in 0..NODES {
+        let name = format!("simulated-{number}");
+        nodes.patch_status(&name, &PatchParams::default(), &Patch::Strategic(&status)).await.context("a node's status")?;
+        // The taint that keeps pods away until a node is known to be ready.
+        let untainted = json!({ "spec": { "taints": null } });
+        nodes.patch(&name, &PatchParams::default(), &Patch::Merge(&untainted)).await.context("a node's taints")?;
+    }
+    Ok(())
+}
+
+/// Has each pod run that has a node, and be gone once it is deleted.
+async fn run_pods(client: Client) -> Result<()> {
+    let pods: Api<Pod> = Api::all(client.clone());
+    let config = watcher::Config::default().fields("spec.nodeName!=");
+    watcher(pods, config)
+        .default_backoff()
+        .applied_objects()
+        .map_err(anyhow::Error::from)
+        .try_for_each_concurrent(AT_ONCE, |pod| {
+            let client = client.clone();
+            async move { run(&client, &pod).await }
+        })
+        .await
+}
+
+async fn run(client: &Client, pod: &Pod) -> Result<()> {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
+    let name = pod.name_any();
+    let done = if pod.metadata.deletion_timestamp.is_some() {
+        pods.delete(&name, &DeleteParams::default().grace_period(0)).await.map(drop)
+    } else if pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Pending") {
+        pods.patch_status(&name, &PatchParams::default(), &Patch::Strategic(&running(pod))).await.map(drop)
+    } else {
+        Ok(())
+    };
+    match done {
+        Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(()),
+        done => done.context("a pod's status"),
+    }
+}
+
+fn running(pod: &Pod) -> Value {
+    let now = k8s_openapi::jiff::Timestamp::now();
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers).map(|container| {
+        json!({
+            "name": container.name, "image": container.image, "imageID": "simulated", "ready": true, "restartCount": 0,
+            "started": true, "containerID": format!("simulated://{}", pod.name_any()), "state": { "running": { "startedAt": now } },
+        })
+    });
+    json!({ "status": {
+        "phase": "Running", "startTime": now, "podIP": "10.0.0.1", "hostIP": "10.0.0.1",
+        "conditions": [{ "type": "Ready", "status": "True" }, { "type": "Initialized", "status": "True" }],
+        "containerStatuses": containers.collect::<Value>(),
+    }})
+}
