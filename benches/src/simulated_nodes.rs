@@ -59,7 +59,10 @@ async fn tell_that_they_live(nodes: &Api<Node>) -> Result<()> {
     }});
     for number in 0..NODES {
         let name = format!("simulated-{number}");
-        nodes.patch_status(&name, &PatchParams::default(), &Patch::Strategic(&status)).await.context("a node's status")?;
+        nodes
+            .patch_status(&name, &PatchParams::default(), &Patch::Strategic(&status))
+            .await
+            .context("a node's status")?;
         // The taint that keeps pods away until a node is known to be ready.
         let untainted = json!({ "spec": { "taints": null } });
         nodes.patch(&name, &PatchParams::default(), &Patch::Merge(&untainted)).await.context("a node's taints")?;

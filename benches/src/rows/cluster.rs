@@ -84,7 +84,13 @@ pub(super) async fn at_scale() -> Result<Vec<Row>> {
                 each(calls.read()),
             ),
         ),
-        Row::new("memory with 5,000 executions on a cluster, MiB", memory, None, Bar::None, "resident set of `renga-deployer up`"),
+        Row::new(
+            "memory with 5,000 executions on a cluster, MiB",
+            memory,
+            None,
+            Bar::None,
+            "resident set of `renga-deployer up`",
+        ),
     ];
 
     post(usize::try_from(LIVE)? - EXECUTIONS).await?;
@@ -100,7 +106,12 @@ pub(super) async fn at_scale() -> Result<Vec<Row>> {
         percent,
         None,
         Bar::Below(1.0),
-        format!("{} calls but watches in {} s; {} MiB", calls.read() + calls.written(), WATCHED.as_secs(), short(deployer.resident_mib()?)),
+        format!(
+            "{} calls but watches in {} s; {} MiB",
+            calls.read() + calls.written(),
+            WATCHED.as_secs(),
+            short(deployer.resident_mib()?)
+        ),
     ));
     deployer.stop().await?;
     Ok(rows)
@@ -135,10 +146,15 @@ async fn raw(client: &Client) -> Result<Duration> {
     let mut like = found.items.into_iter().next().context("there is no Job of ours")?;
     // As it was sent: without what the server and its controllers added.
     like.status = None;
-    like.metadata = k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta { labels: like.metadata.labels, ..Default::default() };
+    like.metadata = k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta {
+        labels: like.metadata.labels,
+        ..Default::default()
+    };
     let spec = like.spec.as_mut().context("a Job has a specification")?;
     (spec.selector, spec.suspend) = (None, Some(true));
-    let added = |name: &String| !name.contains("batch.kubernetes.io/") && !matches!(name.as_str(), "controller-uid" | "job-name");
+    let added = |name: &String| {
+        !name.contains("batch.kubernetes.io/") && !matches!(name.as_str(), "controller-uid" | "job-name")
+    };
     if let Some(labels) = spec.template.metadata.as_mut().and_then(|metadata| metadata.labels.as_mut()) {
         labels.retain(|name, _| added(name));
     }
@@ -166,7 +182,8 @@ impl Calls {
                 let (_, rest) = line.split_once(&format!("{name}=\""))?;
                 Some(rest.split_once('"')?.0.to_owned())
             };
-            let (Some(verb), Some(resource), Some(part)) = (label("verb"), label("resource"), label("subresource")) else {
+            let (Some(verb), Some(resource), Some(part)) = (label("verb"), label("resource"), label("subresource"))
+            else {
                 continue;
             };
             let what = if part.is_empty() { resource } else { format!("{resource}/{part}") };
@@ -197,7 +214,8 @@ impl Calls {
     /// Jobs, pods and events read otherwise than by a watch.
     fn read(&self) -> u64 {
         let read = |(verb, what): &(String, String)| {
-            matches!(verb.as_str(), "GET" | "LIST") && matches!(what.as_str(), "jobs" | "pods" | "services" | "secrets" | "events")
+            matches!(verb.as_str(), "GET" | "LIST")
+                && matches!(what.as_str(), "jobs" | "pods" | "services" | "secrets" | "events")
         };
         self.0.iter().filter(|(what, _)| read(what)).map(|(_, count)| count).sum()
     }

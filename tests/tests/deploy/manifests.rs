@@ -12,7 +12,7 @@ use renga_tests::servers::{Cluster, NotRun as _, report_not_run};
 use serde_json::Value;
 use tokio::process::Command;
 
-use super::{apply, make_namespaces, manifests};
+use super::{DEPLOYER, apply, make_namespaces, manifests};
 
 /// The operator of SpinKube, whose module has the definition of a `SpinApp`. Its path is the one of before it moved.
 const OPERATOR: &str = "github.com/spinkube/spin-operator@v0.6.1";
@@ -32,12 +32,13 @@ async fn every_manifest_is_accepted_by_a_strict_api_server() -> Result<()> {
     make_namespaces(cluster).await?;
 
     let kustomizations = kustomizations(&manifests())?;
-    ensure!(kustomizations.len() >= 6, "only {kustomizations:?} were found");
+    ensure!(kustomizations.len() >= 5, "only {kustomizations:?} were found");
     for folder in &kustomizations {
         let applied = apply(cluster, folder, &["--dry-run=server"]).await?;
         ensure!(!applied.contains("Warning"), "{applied}");
     }
     refuses_what_it_does_not_know(cluster).await?;
+    keeps_out_what_is_not_restricted(cluster).await?;
     every_variable_reaches_the_spin_app(cluster).await
 }
 
@@ -56,6 +57,14 @@ async fn refuses_what_it_does_not_know(cluster: &Cluster) -> Result<()> {
         let refused = cluster.kubectl(&arguments).await.err().context("a misspelt field was accepted")?.to_string();
         ensure!(refused.contains(wrong.trim().trim_end_matches(':')), "{refused}");
     }
+    Ok(())
+}
+
+/// That pods of the deployer's own namespace have to be restricted: those of the manifests are, as they run there.
+async fn keeps_out_what_is_not_restricted(cluster: &Cluster) -> Result<()> {
+    let pod = ["run", "ordinary", "--image=ordinary:1", "--namespace", DEPLOYER, "--dry-run=server"];
+    let refused = cluster.kubectl(&pod).await.err().context("an ordinary pod was admitted")?.to_string();
+    ensure!(refused.contains("violates PodSecurity \"restricted"), "{refused}");
     Ok(())
 }
 
