@@ -151,6 +151,7 @@ async fn try_to_begin(config: &Config, connect: &Connect, db: &NativeDatabase) -
         deployment: deployment.clone(),
         host_paths: config.host_paths.clone(),
         container_ip: config.container_ip,
+        kubernetes: config.kubernetes.clone(),
     };
     let engines = Engines::new(configured(config, connect, db, &settings).await?);
     let (context, heard) = context(config, db.clone(), engines);

@@ -11,7 +11,11 @@ use renga_shared::environment::{BadVariable, Environment};
 use renga_shared::sql::uri::DatabaseUri;
 
 use crate::engine::config::{EngineConfig, engines};
+use crate::engine::kubernetes::{IngressHost, KubernetesSettings};
 use crate::tasks::Settings;
+
+/// How long what is stopped has to end, unless `DEPLOYER_STOP_GRACE` says otherwise.
+const STOP_GRACE: Duration = Duration::from_secs(10);
 
 /// What a reconciler needs to know.
 #[derive(Clone, Debug)]
@@ -24,6 +28,8 @@ pub struct Config {
     pub host_paths: Vec<PathBuf>,
     /// `DEPLOYER_DOCKER_CONTAINER_IP`: where ports are published.
     pub container_ip: IpAddr,
+    /// What only clusters need: `DEPLOYER_K8S_CONTAINER_IP` and `DEPLOYER_K8S_INGRESS`.
+    pub kubernetes: KubernetesSettings,
     /// `DEPLOYER_METRICS_ADDRESS`: where `/healthz`, `/readyz` and `/metrics` are served.
     pub metrics_address: SocketAddr,
     /// `SQLALCHEMY_TRACK_MODIFICATIONS`: whether changes are appended to the audit table.
@@ -94,6 +100,7 @@ impl Config {
         let config = Self {
             database: environment.database(&mut problems),
             engines: engines(environment, &mut problems),
+            kubernetes: kubernetes(environment, &mut problems),
             host_paths: environment
                 .parse("DEPLOYER_HOST_PATHS", "absolute paths separated by colons", host_paths, &mut problems)
                 .unwrap_or_default(),
@@ -115,7 +122,7 @@ impl Config {
                 .unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 5001))),
             track_modifications: environment.boolean("SQLALCHEMY_TRACK_MODIFICATIONS", false, &mut problems),
             tasks: Settings {
-                stop_grace: environment.seconds("DEPLOYER_STOP_GRACE", Duration::from_secs(10), &mut problems),
+                stop_grace: environment.seconds("DEPLOYER_STOP_GRACE", STOP_GRACE, &mut problems),
                 orphan_grace: environment.seconds("DEPLOYER_ORPHAN_GRACE", Duration::from_secs(60), &mut problems),
                 lease: environment
                     .parse("DEPLOYER_LEASE", "a number of seconds from 1 to 3600", lease, &mut problems)
@@ -128,6 +135,17 @@ impl Config {
             },
         };
         if problems.is_empty() { Ok(config) } else { Err(BadConfig(problems)) }
+    }
+}
+
+/// `DEPLOYER_STOP_GRACE` is the tasks' too: a pod is made with it.
+fn kubernetes(environment: &Environment, problems: &mut Vec<BadVariable>) -> KubernetesSettings {
+    let address = "an IP address at which the clusters' nodes are reached";
+    let ingress = "an ingress's host, or CLASS@HOST, such as nginx@apps.example.org";
+    KubernetesSettings {
+        stop_grace: environment.seconds("DEPLOYER_STOP_GRACE", STOP_GRACE, &mut Vec::new()),
+        container_ip: environment.parse("DEPLOYER_K8S_CONTAINER_IP", address, |text| text.parse().ok(), problems),
+        ingress: environment.parse("DEPLOYER_K8S_INGRESS", ingress, IngressHost::parse, problems),
     }
 }
 

@@ -9,6 +9,7 @@ pub mod deployment;
 pub mod hand;
 pub mod issuer;
 pub mod issuer_double;
+pub mod kubernetes;
 pub mod process;
 pub mod resource_manager_double;
 pub mod scripts;

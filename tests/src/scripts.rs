@@ -11,6 +11,8 @@ pub enum TestEngine {
     Fake,
     /// The machine's Docker Engine.
     Docker,
+    /// A cluster of the machine's.
+    Kubernetes,
 }
 
 /// What is to be run.
@@ -41,6 +43,8 @@ pub enum Script {
     /// Append the line "kept" to this file, and print the file; fail if that cannot be done. The fake has no files: it
     /// prints the line.
     AppendAndShow(&'static str),
+    /// Print this file.
+    Show(&'static str),
 }
 
 impl TestEngine {
@@ -49,6 +53,7 @@ impl TestEngine {
         match self {
             Self::Fake => "fake",
             Self::Docker => "docker",
+            Self::Kubernetes => "k8s",
         }
     }
 
@@ -57,24 +62,41 @@ impl TestEngine {
         match self {
             Self::Fake => ("DEPLOYER_ENGINE_FAKE", "fake://"),
             Self::Docker => ("DEPLOYER_ENGINE_DOCKER", "docker:///var/run/docker.sock"),
+            Self::Kubernetes => ("DEPLOYER_ENGINE_K8S", "k8s://"),
         }
+    }
+
+    /// Whether it tells which of the two streams something was written to.
+    pub const fn tells_streams(self) -> bool {
+        !matches!(self, Self::Kubernetes)
+    }
+
+    /// Whether it keeps a carriage return before a line end. containerd does not.
+    pub const fn keeps_carriage_returns(self) -> bool {
+        !matches!(self, Self::Kubernetes)
+    }
+
+    /// Whether it pulls images before an object is made, and runs one by the time it is started. Otherwise it tells how far
+    /// that is by the object's state.
+    pub const fn starts_at_once(self) -> bool {
+        !matches!(self, Self::Kubernetes)
     }
 
     /// Whether what runs there has files.
     pub const fn has_files(self) -> bool {
-        matches!(self, Self::Docker)
+        matches!(self, Self::Docker | Self::Kubernetes)
     }
 
     /// The specification that does what `script` says.
     pub fn specification(self, script: &Script) -> Value {
         match self {
-            Self::Docker => docker(script),
+            Self::Docker | Self::Kubernetes => shell(script),
             Self::Fake => fake(script),
         }
     }
 }
 
-fn docker(script: &Script) -> Value {
+fn shell(script: &Script) -> Value {
     let shell = |script: &str| json!({ "image": BUSYBOX, "command": ["sh", "-c", script] });
     match script {
         Script::PrintAndExit3 => shell("echo hello; echo wörld; echo oops >&2; exit 3"),
@@ -105,6 +127,7 @@ fn docker(script: &Script) -> Value {
             shell(&format!("printf '{text}'"))
         }
         Script::Variable(name) => shell(&format!("echo \"${name}\"")),
+        Script::Show(file) => shell(&format!("cat {file}")),
         Script::AppendAndShow(file) => shell(&format!("echo kept >> {file} && cat {file}")),
     }
 }
@@ -126,6 +149,7 @@ fn fake(script: &Script) -> Value {
             steps(&[&format!("raw:{hex}")])
         }
         Script::Variable(name) => steps(&[&format!("env:{name}")]),
+        Script::Show(_) => steps(&[]),
         Script::AppendAndShow(_) => steps(&["out:kept"]),
     }
 }

@@ -85,6 +85,7 @@ fn requested(spec: Specification, execution: &BTreeMap<String, String>) {
         deployment: "fuzz".into(),
         host_paths: vec![ALLOWED.into()],
         container_ip: std::net::Ipv4Addr::LOCALHOST.into(),
+        kubernetes: Default::default(),
     };
     let request = match create_request(&launch, &settings, false) {
         Ok((request, _)) => request,

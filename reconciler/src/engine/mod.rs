@@ -21,6 +21,7 @@ pub mod config;
 pub mod docker;
 pub mod fake;
 mod host_paths;
+pub mod kubernetes;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -237,6 +238,8 @@ pub struct Listed {
 pub enum EngineUrl {
     /// A Docker Engine.
     Docker(docker::DockerUrl),
+    /// A Kubernetes cluster.
+    Kubernetes(kubernetes::KubernetesUrl),
     /// The fake, which runs nothing: for tests and benchmarks.
     Fake,
 }
@@ -247,13 +250,15 @@ pub enum EngineUrl {
 pub struct BadEngineUrl(pub String);
 
 impl EngineUrl {
-    /// Reads `docker:///var/run/docker.sock`, `docker+tcp://host:2376?certs=DIR` or `fake://`.
+    /// Reads `docker:///var/run/docker.sock`, `docker+tcp://host:2376?certs=DIR`, `k8s://CONTEXT` or `fake://`.
     pub fn parse(url: &str) -> Result<Self, BadEngineUrl> {
         match url.split_once("://").map(|(scheme, _)| scheme) {
             Some("docker" | "docker+tcp") => docker::DockerUrl::parse(url).map(Self::Docker),
+            Some("k8s") => kubernetes::KubernetesUrl::parse(url).map(Self::Kubernetes),
             Some("fake") => Ok(Self::Fake),
             _ => Err(BadEngineUrl(
-                "it must be docker:///PATH/TO/docker.sock, docker+tcp://HOST:PORT?certs=DIR or fake://".into(),
+                "it must be docker:///PATH/TO/docker.sock, docker+tcp://HOST:PORT?certs=DIR, k8s://CONTEXT or fake://"
+                    .into(),
             )),
         }
     }
@@ -262,6 +267,7 @@ impl EngineUrl {
     pub fn connect(&self, settings: &EngineSettings) -> Arc<dyn Engine> {
         match self {
             Self::Docker(url) => Arc::new(docker::Docker::new(url.clone(), settings.clone())),
+            Self::Kubernetes(url) => Arc::new(kubernetes::Kubernetes::new(url.clone(), settings.clone())),
             Self::Fake => Arc::new(fake::FakeWorld::new(Arc::new(SystemClock)).engine(settings)),
         }
     }
@@ -276,4 +282,6 @@ pub struct EngineSettings {
     pub host_paths: Vec<PathBuf>,
     /// The address that ports are published on: `DEPLOYER_DOCKER_CONTAINER_IP`.
     pub container_ip: std::net::IpAddr,
+    /// What only clusters need.
+    pub kubernetes: kubernetes::KubernetesSettings,
 }

@@ -167,7 +167,34 @@ impl Cluster {
     /// # Errors
     /// When the cluster refuses it.
     pub async fn apply(&self, object: &Value) -> Result<()> {
-        kubectl(&self.kubeconfig(), &["apply", "--filename=-"], &object.to_string()).await.map(drop)
+        self.apply_text(&object.to_string()).await
+    }
+
+    /// Creates or changes the objects of a manifest, as the administrator.
+    ///
+    /// # Errors
+    /// When the cluster refuses one.
+    pub async fn apply_text(&self, manifest: &str) -> Result<()> {
+        kubectl(&self.kubeconfig(), &["apply", "--filename=-"], manifest).await.map(drop)
+    }
+
+    /// Kills what a pod's container runs, as a crash of it would.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub async fn kill_container(&self, namespace: &str, pod: &str) -> Result<()> {
+        let id = "jsonpath={.status.containerStatuses[0].containerID}";
+        let id = self.kubectl(&["get", "pod", pod, "--namespace", namespace, "--output", id]).await?;
+        let parent = std::fs::read_to_string(self.folder.join("pid")).context("read a cluster's process")?;
+        let parent = parent.trim();
+        let first = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"))?;
+        let socket = format!("/proc/{}/root/run/containerd/containerd.sock", first.trim());
+        let id = id.trim_start_matches("containerd://");
+        let mut kill = Command::new("ctr");
+        kill.args(["--address", &socket, "--namespace", "k8s.io", "task", "kill", "--signal", "SIGKILL", id]);
+        let run = kill.output().await.context("run ctr")?;
+        ensure!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr).trim_end());
+        Ok(())
     }
 
     /// Gives the node an image whose file system is the file `tar`.

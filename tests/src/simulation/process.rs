@@ -71,6 +71,7 @@ impl Process {
             deployment: "simulated".into(),
             host_paths: Vec::new(),
             container_ip: std::net::Ipv4Addr::LOCALHOST.into(),
+            kubernetes: Default::default(),
         };
         let engines = around.worlds.iter().map(|(name, world)| {
             let lived = Lived { engine: world.engine(&settings), life: life.clone() };

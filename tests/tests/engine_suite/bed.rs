@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,15 +13,19 @@ use bollard::query_parameters::{KillContainerOptions, RemoveContainerOptions, Re
 use futures::TryStreamExt as _;
 use renga_reconciler::clock::{Clock as _, SystemClock};
 use renga_reconciler::engine::fake::{FakeWorld, Fault, Operation};
+use renga_reconciler::engine::kubernetes::KubernetesSettings;
 use renga_reconciler::engine::{
     Engine, EngineError, EngineSettings, EngineUrl, Exit, Launch, LogEntry, Object, ObjectState, object_name,
 };
 use renga_reconciler::random::Random;
 use renga_shared::domain::{ExecutionId, Specification};
 use renga_tests::deployment::until;
+use renga_tests::kubernetes::Executions;
 use renga_tests::scripts::{Script, TestEngine};
+use renga_tests::servers::Cluster;
 use serde_json::{Value, json};
 
+use crate::cluster;
 use crate::flaws::{Flaw, Flawed};
 use crate::gate::Gate;
 
@@ -45,6 +50,15 @@ enum Place {
     Fake(FakeWorld),
     Flawed(FakeWorld, Flaw),
     Docker(bollard::Docker, Gate),
+    Kubernetes(Namespace, Gate),
+}
+
+/// What a cluster gives to one test.
+pub(crate) struct Namespace {
+    pub(crate) cluster: &'static Cluster,
+    pub(crate) executions: Executions,
+    /// The way to the API server that leads through the gate.
+    kubeconfig: PathBuf,
 }
 
 impl Bed {
@@ -69,6 +83,16 @@ impl Bed {
         })
     }
 
+    pub(crate) async fn kubernetes(cluster: &'static Cluster) -> Result<Self> {
+        let executions = Executions::new(cluster, "suite").await?;
+        let api: SocketAddr = cluster.url().trim_start_matches("https://").parse()?;
+        let gate = Gate::before_address(api).await?;
+        let kubeconfig = executions.kubeconfig_through(gate.socket().parse()?, &api.ip().to_string())?;
+        let url = executions.url();
+        let place = Place::Kubernetes(Namespace { cluster, executions, kubeconfig }, gate);
+        Self::new(TestEngine::Kubernetes, place, |settings| Ok(EngineUrl::parse(&url)?.connect(settings)))
+    }
+
     fn new(
         which: TestEngine,
         place: Place,
@@ -80,6 +104,7 @@ impl Bed {
             deployment: format!("suite-{:016x}", random.number()),
             host_paths: vec![allowed.path().to_owned()],
             container_ip: Ipv4Addr::LOCALHOST.into(),
+            kubernetes: KubernetesSettings { stop_grace: Duration::from_secs(20), ..KubernetesSettings::default() },
         };
         let other =
             other(&EngineSettings { deployment: format!("{}-other", settings.deployment), ..settings.clone() })?;
@@ -134,6 +159,18 @@ impl Bed {
         self.engine.inspect(launch.id).await?.context("there is no object")
     }
 
+    /// The object once it runs.
+    pub(crate) async fn running(&self, launch: &Launch) -> Result<Object> {
+        until("the object to run", async || {
+            let seen = self.object(launch).await?;
+            Ok(match seen.state {
+                ObjectState::Running { .. } => Ok(seen),
+                other => Err(json!(format!("{other:?}"))),
+            })
+        })
+        .await
+    }
+
     /// How it ended, when it has.
     pub(crate) async fn ended(&self, launch: &Launch) -> Result<Exit> {
         until("the object to end", async || {
@@ -157,11 +194,30 @@ impl Bed {
         Ok(String::from_utf8(all.iter().flat_map(|entry| entry.bytes.to_vec()).collect())?)
     }
 
+    /// Where ports are reached.
+    pub(crate) fn host(&self) -> String {
+        match &self.place {
+            Place::Kubernetes(namespace, _) => namespace.cluster.node_address().to_string(),
+            _ => self.settings.container_ip.to_string(),
+        }
+    }
+
+    /// The namespace of the cluster that this is on, if it is on one.
+    pub(crate) fn namespace(&self) -> Option<&Namespace> {
+        match &self.place {
+            Place::Kubernetes(namespace, _) => Some(namespace),
+            _ => None,
+        }
+    }
+
     /// The name of a volume that is kept, until the end of the test.
-    pub(crate) fn claim(&self) -> String {
+    pub(crate) async fn claim(&self) -> Result<String> {
         let name = format!("renga-suite-{:016x}", self.random.number());
         self.claims.lock().unwrap_or_else(PoisonError::into_inner).push(name.clone());
-        name
+        if let Some(namespace) = self.namespace() {
+            cluster::claim(namespace, &name, self.allowed.path()).await?;
+        }
+        Ok(name)
     }
 
     /// The engine's names of the volumes that an object has. None where there are no files.
@@ -183,6 +239,7 @@ impl Bed {
             Place::Docker(docker, _) => {
                 docker.kill_container(&object_name(launch.id), None::<KillContainerOptions>).await?;
             }
+            Place::Kubernetes(namespace, _) => cluster::kill(namespace, launch).await?,
         }
         Ok(())
     }
@@ -195,6 +252,15 @@ impl Bed {
                 let options = RemoveContainerOptions { force: true, v: true, link: false };
                 docker.remove_container(&object_name(launch.id), Some(options)).await?;
             }
+            Place::Kubernetes(namespace, _) => {
+                cluster::lose(namespace, launch).await?;
+                // A watch tells it a moment later.
+                let told = until("the engine to see it", async || {
+                    let seen = self.engine.inspect(launch.id).await?;
+                    Ok(seen.map_or(Ok(()), |object| Err(json!(format!("{object:?}")))))
+                });
+                tokio::time::timeout(Duration::from_secs(2), told).await.context("the watch tells nothing")??;
+            }
         }
         Ok(())
     }
@@ -203,7 +269,7 @@ impl Bed {
     pub(crate) async fn take_away(&self) -> Result<()> {
         match &self.place {
             Place::Fake(world) | Place::Flawed(world, _) => world.set_down(true),
-            Place::Docker(_, gate) => gate.close().await?,
+            Place::Docker(_, gate) | Place::Kubernetes(_, gate) => gate.close().await?,
         }
         Ok(())
     }
@@ -217,7 +283,7 @@ impl Bed {
                     world.fail_next(operation, Fault::Hangs);
                 }
             }
-            Place::Docker(_, gate) => gate.silence().await?,
+            Place::Docker(_, gate) | Place::Kubernetes(_, gate) => gate.silence().await?,
         }
         Ok(())
     }
@@ -229,7 +295,7 @@ impl Bed {
                 world.forget_faults();
                 world.set_down(false);
             }
-            Place::Docker(_, gate) => gate.open().await?,
+            Place::Docker(_, gate) | Place::Kubernetes(_, gate) => gate.open().await?,
         }
         Ok(())
     }
@@ -250,6 +316,10 @@ impl Bed {
                 present(docker.remove_volume(&name, None::<RemoveVolumeOptions>).await)?;
             }
         }
+        if let Some(namespace) = self.namespace() {
+            let claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            cluster::clean(namespace, &claims).await?;
+        }
         Ok(())
     }
 }
@@ -258,7 +328,10 @@ fn connect(place: &Place, settings: &EngineSettings) -> Result<Arc<dyn Engine>> 
     Ok(match place {
         Place::Fake(world) => Arc::new(world.engine(settings)),
         Place::Flawed(world, flaw) => Arc::new(Flawed::new(world.engine(settings), *flaw)),
-        Place::Docker(_, gate) => EngineUrl::parse(&format!("docker://{}", gate.socket().display()))?.connect(settings),
+        Place::Docker(_, gate) => EngineUrl::parse(&format!("docker://{}", gate.socket()))?.connect(settings),
+        Place::Kubernetes(namespace, _) => {
+            EngineUrl::parse(&namespace.executions.url_by(&namespace.kubeconfig))?.connect(settings)
+        }
     })
 }
 

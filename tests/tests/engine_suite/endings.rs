@@ -7,7 +7,9 @@ use anyhow::{Result, bail, ensure};
 use futures::future::try_join_all;
 use renga_reconciler::engine::{EngineError, Exit, Launch, ObjectState};
 use renga_shared::domain::Why;
+use renga_tests::deployment::until;
 use renga_tests::scripts::{Script, TestEngine};
+use serde_json::json;
 
 use crate::bed::{Bed, refused};
 
@@ -48,9 +50,16 @@ pub(crate) async fn a_missing_command_is_refused(bed: &Bed) -> Result<()> {
     let launch = bed.launch(&Script::MissingCommand)?;
     let object = bed.create(&launch).await?;
     for engine in [bed.engine.clone(), bed.engine.clone(), bed.again()?] {
-        refused(engine.start(&object).await, "CommandNotFound")?;
-        let seen = bed.object(&launch).await?;
-        ensure!(seen.state == ObjectState::Created && seen.ports.is_empty(), "it never ran: {seen:?}");
+        if bed.which.starts_at_once() {
+            refused(engine.start(&object).await, "CommandNotFound")?;
+            let seen = bed.object(&launch).await?;
+            ensure!(seen.state == ObjectState::Created && seen.ports.is_empty(), "it never ran: {seen:?}");
+        } else {
+            engine.start(&object).await?;
+            let failed =
+                |state: &ObjectState| matches!(state, ObjectState::Failed(why) if why.reason == "CommandNotFound");
+            becomes(bed, &launch, failed).await?;
+        }
     }
     let listed = bed.engine.list().await?;
     ensure!(listed.len() == 1 && !listed[0].running, "{listed:?}");
@@ -61,8 +70,30 @@ pub(crate) async fn a_missing_command_is_refused(bed: &Bed) -> Result<()> {
     Ok(())
 }
 
+/// Waits until its state is one that is wanted.
+async fn becomes(bed: &Bed, launch: &Launch, wanted: impl Fn(&ObjectState) -> bool) -> Result<()> {
+    until("the state to be told", async || {
+        let seen = bed.object(launch).await?;
+        ensure!(seen.ports.is_empty(), "it never ran: {seen:?}");
+        Ok(if wanted(&seen.state) { Ok(()) } else { Err(json!(format!("{seen:?}"))) })
+    })
+    .await
+}
+
 pub(crate) async fn a_missing_image_is_told(bed: &Bed) -> Result<()> {
     let launch = bed.launch(&Script::MissingImage)?;
+    if !bed.which.starts_at_once() {
+        let object = bed.run(&launch).await?;
+        for reason in ["ErrImagePull", "ImagePullBackOff"] {
+            let told = |state: &ObjectState| matches!(state, ObjectState::Starting(Some(why)) if why.reason == reason && why.message.contains("no/such"));
+            becomes(bed, &launch, told).await?;
+        }
+        // What has not started can be ended all the same.
+        bed.engine.stop(&object, GRACE).await?;
+        let stopped = bed.object(&launch).await?.state;
+        ensure!(matches!(&stopped, ObjectState::Failed(why) if why.reason == "StoppedBeforeStart"), "{stopped:?}");
+        return Ok(());
+    }
     let told = Mutex::new(Vec::new());
     let tell = |why: Why| {
         if let Ok(mut told) = told.lock() {

@@ -5,6 +5,7 @@
 
 mod absence;
 mod bed;
+mod cluster;
 mod endings;
 mod flaws;
 mod gate;
@@ -30,6 +31,10 @@ macro_rules! on_each_engine {
         mod docker { $(#[tokio::test] async fn $test() -> anyhow::Result<()> {
             let docker = super::require!(docker);
             super::run(super::Bed::docker(docker).await?, super::$module::$test).await
+        })+ }
+        mod kubernetes { $(#[tokio::test] async fn $test() -> anyhow::Result<()> {
+            let cluster = super::require!(kubernetes);
+            super::run(super::Bed::kubernetes(cluster).await?, super::$module::$test).await
         })+ }
     };
 }
@@ -62,7 +67,7 @@ on_each_engine! {
     volumes::an_empty_folder_lives_as_long_as_its_object,
     volumes::a_named_volume_outlives_its_objects,
     volumes::host_paths_only_where_they_are_allowed,
-    volumes::config_maps_and_secrets_are_refused,
+    volumes::config_maps_and_secrets_are_given_or_refused,
     absence::events_tell_of_this_deployments_changes,
     absence::an_engine_that_is_away_is_down,
     absence::an_engine_that_does_not_answer_is_down,

@@ -139,6 +139,7 @@ mod tests {
             deployment: "d".into(),
             host_paths: vec!["/srv".into()],
             container_ip: std::net::Ipv4Addr::LOCALHOST.into(),
+            kubernetes: Default::default(),
         };
         super::mounts(&spec, &settings, false).map_err(|error| match error {
             EngineError::Refused(why) => why.reason,
