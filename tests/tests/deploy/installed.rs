@@ -14,6 +14,8 @@ use tokio::process::Command;
 use super::{DEPLOYER, EXECUTIONS, apply, make_namespaces, manifests};
 
 const IMAGE: &str = "renga-test/deployer";
+/// The key that callers' tokens are sealed with: 32 bytes of zero.
+const SEAL_KEY: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
 /// How long what is rolled out may take: pods start one after the other, on a machine that does much else.
 const ROLLED_OUT_WITHIN: &str = "--timeout=120s";
 
@@ -35,7 +37,8 @@ impl Installed {
         let from_pods = database.replacen(&format!("127.0.0.1:{port}"), &relay.address().to_string(), 1);
         ensure!(from_pods != database, "this test needs a PostgreSQL at 127.0.0.1, not {database}");
 
-        let deployment = Deployment::unmigrated(&[("SQLALCHEMY_DATABASE_URI", &database)]).await?;
+        let deployment =
+            Deployment::unmigrated(&[("SQLALCHEMY_DATABASE_URI", &database), ("DEPLOYER_SEAL_KEY", SEAL_KEY)]).await?;
         make_namespaces(&cluster).await?;
         let tar = deployment.folder().join("image.tar");
         write_image(process::reconciler()?, &tar).await?;
@@ -44,7 +47,7 @@ impl Installed {
             "apiVersion": "v1",
             "kind": "Secret",
             "metadata": { "name": "renga-reconciler", "namespace": DEPLOYER },
-            "stringData": { "database-uri": from_pods },
+            "stringData": { "database-uri": from_pods, "seal-key": SEAL_KEY },
         });
         cluster.apply(&secret).await?;
         let installed = Self { cluster, deployment, database, _relay: relay };

@@ -38,6 +38,7 @@ async fn two_replicas_launch_and_take_over_from_each_other() -> Result<()> {
     ensure!(ended["status"]["exit_code"] == 3, "{ended:#}");
     ensure!(ended["status"]["engine"] == "k8s", "{ended:#}");
     ensure!(client.logs(&execution, "").await? == "hello\n");
+    gets_its_callers_token(&installed).await?;
 
     let counting = format!("i=1; while [ $i -le {LINES} ]; do echo line $i; i=$((i+1)); sleep 0.2; done; exit 5");
     let execution = client.run(json!({"image": BUSYBOX, "command": ["sh", "-c", counting]})).await?;
@@ -73,6 +74,16 @@ async fn answers_as_the_manifests_say(installed: &Installed, pod: &Value) -> Res
     // What is not a terminal gets JSON, one object a line.
     let logs = installed.logs(name).await?;
     ensure!(logs.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "{logs}");
+    Ok(())
+}
+
+/// By a Secret of the cluster's, which the account may write.
+async fn gets_its_callers_token(installed: &Installed) -> Result<()> {
+    let client = &installed.deployment.client;
+    let script = "case $RENGA_ACCESS_TOKEN in ey*.ey*.*) exit 4 ;; *) exit 1 ;; esac";
+    let execution = client.run(json!({"image": BUSYBOX, "command": ["sh", "-c", script]})).await?;
+    let ended = client.wait_for(&execution, &["exited", "failed", "lost"]).await?;
+    ensure!(ended["status"]["exit_code"] == 4, "{ended:#}");
     Ok(())
 }
 
