@@ -67,7 +67,7 @@ serve() {
     NODE=$node FOLDER=$folder
     PLUGINS=$(network_plugins)
     claim_network
-    for name in FOLDER NODE NODE_IP SERVICES PODS; do echo "$name='${!name}'"; done >>"$folder/settings"
+    for name in FOLDER NODE MACHINE_IP NODE_IP SERVICES PODS; do echo "$name='${!name}'"; done >>"$folder/settings"
     echo "KUBEBOX='$(readlink -f "$kubebox")'" >>"$folder/settings"
     make_certificates "$folder/pki"
     make_credentials
@@ -91,8 +91,8 @@ claim_network() {
         if said=$(ip link add "$NAME" type veth peer name "${NAME}n" 2>&1); then
             # At once: `clean` is to know it whatever happens to the rest.
             echo "NAME='$NAME'" >"$FOLDER/settings"
-            NODE_IP=10.214.$number.2 SERVICES=10.215.$number PODS=10.216.$number
-            ip address add "10.214.$number.1/24" dev "$NAME"
+            MACHINE_IP=10.214.$number.1 NODE_IP=10.214.$number.2 SERVICES=10.215.$number PODS=10.216.$number
+            ip address add "$MACHINE_IP/24" dev "$NAME"
             ip link set "$NAME" up
             ip route add "$SERVICES.0/24" via "$NODE_IP"
             ip route add "$PODS.0/24" via "$NODE_IP"

@@ -43,6 +43,7 @@ pub struct Cluster {
     folder: PathBuf,
     node_name: String,
     node_address: Ipv4Addr,
+    machine_address: Ipv4Addr,
     /// Ends the cluster when it is dropped.
     process: Guarded,
 }
@@ -90,7 +91,8 @@ impl Cluster {
         let settings = std::fs::read_to_string(folder.join("settings")).context("read a cluster's settings")?;
         let node_name = setting(&settings, "NAME")?.to_owned();
         let node_address = setting(&settings, "NODE_IP")?.parse().context("a cluster's node has an IPv4 address")?;
-        Ok(Self { folder, node_name, node_address, process })
+        let machine_address = setting(&settings, "MACHINE_IP")?.parse().context("this machine has one, too")?;
+        Ok(Self { folder, node_name, node_address, machine_address, process })
     }
 
     /// The kubeconfig of the administrator, with a token.
@@ -115,6 +117,12 @@ impl Cluster {
     #[must_use]
     pub fn node_address(&self) -> Ipv4Addr {
         self.node_address
+    }
+
+    /// This machine's address as the cluster sees it: what a pod is to reach has to listen there.
+    #[must_use]
+    pub fn machine_address(&self) -> Ipv4Addr {
+        self.machine_address
     }
 
     /// The node's name.
@@ -187,6 +195,14 @@ impl Cluster {
         let run = kill.output().await.context("run ctr")?;
         ensure!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr).trim_end());
         Ok(())
+    }
+
+    /// Gives the node an image whose file system is the file `tar`.
+    ///
+    /// # Errors
+    /// When the cluster has ended, or has no node.
+    pub async fn import_image(&self, name: &str, tar: &Path) -> Result<()> {
+        self.script(&["image", &self.place(), name, &tar.display().to_string()]).await
     }
 
     /// Creates a namespace whose name begins with `purpose`, and waits until pods can be made in it.

@@ -13,6 +13,7 @@ mod keycloak;
 mod kubernetes;
 mod not_run;
 mod postgres;
+mod relay;
 
 pub use docker::{DedicatedDocker, docker};
 pub use images::{BUSYBOX, busybox};
@@ -20,3 +21,4 @@ pub use keycloak::{Keycloak, Realm, Tokens, keycloak};
 pub use kubernetes::{Cluster, kubernetes};
 pub use not_run::{NotRun, report_not_run};
 pub use postgres::{Postgres, postgres};
+pub use relay::Relay;
