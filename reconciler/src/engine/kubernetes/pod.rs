@@ -19,6 +19,8 @@ pub(super) struct PodSeen {
     /// The address of its node.
     pub(super) node: Option<String>,
     pub(super) deleting: bool,
+    /// The seconds that it has to end, as it was made.
+    pub(super) grace: u32,
     pub(super) life: Life,
     /// How its container ended, whoever ended it.
     pub(super) exit: Option<Exit>,
@@ -47,6 +49,7 @@ impl Life {
 
 impl PodSeen {
     pub(super) fn of(pod: &Pod) -> Option<Self> {
+        let grace = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
         Some(Self {
             name: pod.metadata.name.clone()?,
             uid: pod.metadata.uid.clone()?,
@@ -55,6 +58,7 @@ impl PodSeen {
             created: at(pod.metadata.creation_timestamp.as_ref()).unwrap_or_default(),
             node: pod.status.as_ref().and_then(|status| status.host_ip.clone()),
             deleting: pod.metadata.deletion_timestamp.is_some(),
+            grace: grace.and_then(|seconds| u32::try_from(seconds).ok()).unwrap_or_default(),
             life: life(pod),
             exit: terminated(pod).map(exit),
         })

@@ -268,7 +268,18 @@ mod tests {
         let (name, uid) = ("p".to_owned(), "u".to_owned());
         let created = Timestamp(1);
         let owner = "u".into();
-        Some(PodSeen { name, uid, owner, version: 1, created, node: None, deleting: false, life, exit: None })
+        Some(PodSeen {
+            name,
+            uid,
+            owner,
+            version: 1,
+            created,
+            node: None,
+            deleting: false,
+            grace: 10,
+            life,
+            exit: None,
+        })
     }
 
     fn state(known: &Known) -> String {

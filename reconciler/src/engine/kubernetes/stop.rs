@@ -1,8 +1,8 @@
 //! Ends what runs, and leaves its exit code and logs where they are.
 //!
 //! A pod that is deleted takes both along. So it is given a deadline that has passed: its kubelet ends it as it ends one
-//! that is deleted, with TERM and its own grace period, and keeps it. That period is fixed when the pod is made, and is
-//! the deployment's. Who asks for a shorter one gets it by a deletion: how the pod ended is noted on its Job before it
+//! that is deleted, with TERM and its own grace period, and keeps it. That period is fixed when the pod is made: it is
+//! the deployment's at that time. Who asks for a shorter one gets it by a deletion: how the pod ended is noted on its Job before it
 //! goes, and of its logs there is what was followed until then.
 //!
 //! What does not run yet has no kubelet that could end it: its Job is given such a deadline, and ends without a pod.
@@ -33,13 +33,13 @@ pub(super) async fn stop(cluster: &Cluster, id: &ObjectId, grace: Duration) -> R
     let Some(execution) = id.execution() else { return Ok(()) };
     let watched = cluster.ready().await?;
     let begin = Instant::now();
-    let shorter = seconds(grace) < seconds(cluster.settings.kubernetes.stop_grace);
     let (mut job_asked, mut pod_asked) = (false, false);
     let waiter = watched.store.waiter(execution);
     loop {
         let changed = waiter.notified();
         let Some(known) = cluster.find(watched, id).await? else { return Ok(()) };
         let Some(job) = &known.job else { return Ok(()) };
+        let shorter = known.pod_of(job).is_some_and(|pod| seconds(grace) < pod.grace);
         if pod_asked && shorter && note(cluster, watched, &known, job, id).await? {
             return Ok(());
         }
