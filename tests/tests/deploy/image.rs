@@ -41,6 +41,8 @@ async fn the_dockerfile_builds_both_images() -> Result<()> {
     }
     std::fs::write(source.join("built/renga_api.wasm"), "stands for it")?;
 
+    // The stages that nothing is made of but copies: known by name, so that they can be removed.
+    let stages = [build(&source, "build").await?, build(&source, "components").await?];
     let deployer = build(&source, "deployer").await?;
     for program in ["renga-reconciler", "renga-deployer"] {
         let path = format!("/usr/local/bin/{program}");
@@ -52,12 +54,12 @@ async fn the_dockerfile_builds_both_images() -> Result<()> {
     for file in ["spin.toml", "runtime-config.toml", "target/wasm32-wasip2/release/renga_api.wasm"] {
         ensure!(app.lines().any(|line| line == format!("/app/{file}")), "{file} is not in {app}");
     }
-    for image in [deployer, api] {
-        let user = docker(&["inspect", "--format={{.Config.User}}", &image]).await?;
+    for image in [&deployer, &api] {
+        let user = docker(&["inspect", "--format={{.Config.User}}", image]).await?;
         ensure!(user.trim_end() == "65532:65532", "{image} runs as {user}");
-        docker(&["rmi", "--no-prune", &image]).await?;
     }
-    Ok(())
+    let [build, components] = stages;
+    docker(&["rmi", "--force", &api, &deployer, &components, &build, BASE, RUST]).await.map(drop)
 }
 
 /// Makes the images that stand in for the base images.
