@@ -161,7 +161,7 @@ impl Load {
         for served in context.engines.iter() {
             let usage = rows.iter().find(|row| row.name == served.name).map(|row| row.usage).unwrap_or_default();
             let mut offer = served.offer();
-            offer.room = offer.room.map(|room| room.less(&usage));
+            offer.room = served.engine.room().or(offer.room).map(|room| room.less(&usage));
             if usage.waiting > 0 {
                 let queue = observations::queue(&context.db, &served.name, QUEUE_SEEN).await?;
                 queues.insert(served.name.clone(), queue);

@@ -186,6 +186,11 @@ pub trait Engine: Send + Sync + 'static {
     /// What it takes. Known without asking it.
     fn accepts(&self) -> Accepts;
 
+    /// How much room it has at this moment, of an engine that knows without being asked. `None`: as its last probe told.
+    fn room(&self) -> Option<Room> {
+        None
+    }
+
     /// Asks whether it is there.
     async fn probe(&self) -> Result<EngineInfo, EngineError>;
 

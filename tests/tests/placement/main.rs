@@ -2,6 +2,7 @@
 //! does not take it.
 
 mod choice;
+mod clusters;
 mod fail_over;
 mod turns;
 

@@ -58,7 +58,7 @@ use k8s_openapi::api::batch::v1::Job;
 use kube::Api;
 use kube::api::{DeleteParams, PostParams, Preconditions, PropagationPolicy};
 use renga_shared::domain::{ExecutionId, Protocol, Why};
-use renga_shared::placement::Volumes;
+use renga_shared::placement::{Room, Volumes};
 use serde_json::json;
 use tokio::sync::broadcast::error::RecvError;
 
@@ -117,6 +117,10 @@ impl Engine for Kubernetes {
         };
         let namespaces = self.cluster.connection.url.namespaces();
         Accepts { volumes: Volumes::ALL.into_iter().filter(allowed).collect(), protocols, namespaces }
+    }
+
+    fn room(&self) -> Option<Room> {
+        self.cluster.room().1
     }
 
     async fn probe(&self) -> Result<EngineInfo, EngineError> {
