@@ -24,7 +24,12 @@ impl Tokens {
 
     pub(crate) async fn principal(&self, db: &SpinDatabase, token: &str) -> Result<Principal, Problem> {
         if token.starts_with(UNVERIFIED) {
-            return Ok(Principal { subject: OWNER.to_owned(), scopes: None, expires: Timestamp(i64::MAX) });
+            return Ok(Principal {
+                subject: OWNER.to_owned(),
+                scopes: None,
+                expires: Timestamp(i64::MAX),
+                claims: Vec::new(),
+            });
         }
         self.0.principal(db, token).await
     }
