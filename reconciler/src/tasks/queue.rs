@@ -1,7 +1,7 @@
 //! Who waits for an engine that is full, and whose turn it is: each time that something is freed, as many are looked at as may start.
 //!
 //! Obligations: whoever is looked at still has to be placed by its own pass, which keeps every limit; so this task may wake too many or
-//! the same twice. What another reconciler frees is found within [`PERIOD`].
+//! the same twice. What another reconciler frees is found within a second.
 
 use std::time::Duration;
 
