@@ -5,7 +5,7 @@ use renga_tests::deployment::Deployment;
 use renga_tests::hand::serve;
 use renga_tests::on_each_database;
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 on_each_database! {
     is_healthy,
@@ -32,9 +32,18 @@ async fn shows_its_engines(deployment: &Deployment) -> Result<()> {
     serve(&db, "rack-2", "docker", Err("it does not answer")).await?;
     serve(&db, "rack-1", "docker", Ok("29.1")).await?;
     let since = "2017-07-14T02:40:00.000000+00:00";
+    // What no reconciler has told yet.
+    let offer = json!({
+        "retired": false, "max": null, "claims": [], "labels": {}, "namespaces": "any", "volumes": [], "protocols": [], "room": null,
+    });
+    let idle = json!({ "placed": 0, "running": 0, "pending": 0, "waiting": 0, "offer": offer });
+    let engine = |mut told: Value| {
+        told.as_object_mut().unwrap().extend(idle.as_object().unwrap().clone());
+        told
+    };
     let expected = json!({"engines": [
-        {"name": "rack-1", "kind": "docker", "up": true, "since": since, "reason": null, "version": "29.1"},
-        {"name": "rack-2", "kind": "docker", "up": false, "since": since, "reason": "it does not answer", "version": null},
+        engine(json!({"name": "rack-1", "kind": "docker", "up": true, "since": since, "reason": null, "version": "29.1"})),
+        engine(json!({"name": "rack-2", "kind": "docker", "up": false, "since": since, "reason": "it does not answer", "version": null})),
     ]});
     assert_eq!(client.get("/api/deployer/engines/").await?, expected);
     Ok(())
