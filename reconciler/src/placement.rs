@@ -12,7 +12,7 @@ use std::time::Duration;
 use renga_shared::domain::{EngineName, ExecutionId, Specification, Timestamp, Why};
 use renga_shared::placement::{Asked, Candidate, Decision, Needs, PlacementRecord, Queue, Tried, decide};
 use renga_shared::sql::observations::{self, Work};
-use renga_shared::sql::{DatabaseError, engines};
+use renga_shared::sql::{DatabaseError, between_commas, engines};
 use tokio::sync::{Mutex, Notify};
 
 use crate::tasks::Context;
@@ -20,7 +20,7 @@ use crate::tasks::Context;
 /// How long what was read is believed.
 const FRESH: Duration = Duration::from_millis(250);
 /// How far a queue is looked at.
-pub const QUEUE_SEEN: u32 = 256;
+const QUEUE_SEEN: u32 = 256;
 
 /// What is known of the engines' load.
 #[derive(Clone, Default)]
@@ -84,19 +84,41 @@ impl Placements {
         Ok(Placement { needs, decision, max, tried: record.tried })
     }
 
+    /// The load as it is to be believed now, read anew if need be.
+    async fn fresh<'l>(&self, context: &Context, known: &'l mut Option<Load>) -> Result<&'l Load, DatabaseError> {
+        // Counted before it is read: what changes meanwhile is read again.
+        let (now, changes) = (context.now(), self.changes.load(Ordering::Acquire));
+        // Another time than before means that the clock was set.
+        let holds = |load: &Load| load.changes == changes && now >= load.read && now.since(load.read) < FRESH;
+        let load = match known.take().filter(holds) {
+            Some(load) => load,
+            None => Load::read(context, now, changes).await?,
+        };
+        Ok(known.insert(load))
+    }
+
+    /// Those whose turn it is at an engine that waits for them, by a load that is read anew; `None` when nobody waits.
+    pub async fn turns(&self, context: &Context) -> Result<Option<Vec<ExecutionId>>, DatabaseError> {
+        self.outdated();
+        let mut load = self.load.lock().await;
+        let load = self.fresh(context, &mut load).await?;
+        let mut next = Vec::new();
+        for engine in load.engines.iter().filter(|engine| away(context, engine).is_none()) {
+            let Some(queue) = load.queues.get(&engine.name) else { continue };
+            // Without a limit the first decides by itself whether there is room.
+            let open = engine.offer.max.map_or(1, |max| max.saturating_sub(engine.queue.placed));
+            next.extend(queue.iter().take(usize::try_from(open).unwrap_or(usize::MAX)));
+        }
+        Ok((!load.queues.is_empty()).then_some(next))
+    }
+
     /// The engines as this execution sees them.
     async fn seen_by(&self, context: &Context, id: ExecutionId) -> Result<Vec<Candidate>, DatabaseError> {
         let mut load = self.load.lock().await;
-        // Counted before it is read: what changes meanwhile is read again.
-        let (now, changes) = (context.now(), self.changes.load(Ordering::Acquire));
-        let load = match &mut *load {
-            // Another time than before means that the clock was set.
-            Some(load) if load.changes == changes && now >= load.read && now.since(load.read) < FRESH => load,
-            stale => stale.insert(Load::read(context, now, changes).await?),
-        };
+        let load = self.fresh(context, &mut load).await?;
         let mut engines = load.engines.clone();
         for engine in &mut engines {
-            engine.away = context.engines.get(&engine.name).and_then(|served| served.available().err());
+            engine.away = away(context, engine);
             if let Some(queue) = load.queues.get(&engine.name) {
                 let ahead = queue.iter().position(|waiting| *waiting == id).unwrap_or(queue.len());
                 engine.queue.ahead = u32::try_from(ahead).unwrap_or(u32::MAX);
@@ -153,6 +175,11 @@ impl Placements {
     }
 }
 
+/// Why an engine takes nothing now, if it does not answer.
+fn away(context: &Context, engine: &Candidate) -> Option<Why> {
+    context.engines.get(&engine.name).and_then(|served| served.available().err())
+}
+
 impl Load {
     async fn read(context: &Context, now: Timestamp, changes: u64) -> Result<Self, DatabaseError> {
         let rows = engines::list(&context.db).await?;
@@ -184,8 +211,8 @@ impl Placement {
 
     /// The engines that it waits for, each between commas.
     pub fn queued_on(&self) -> Option<String> {
-        let names: Vec<&str> = self.decision.later().map(EngineName::as_str).collect();
-        (!names.is_empty()).then(|| format!(",{},", names.join(",")))
+        let mut names = self.decision.later().map(EngineName::as_str).peekable();
+        names.peek().is_some().then(|| between_commas(names))
     }
 }
 

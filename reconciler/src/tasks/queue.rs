@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use futures::future::OptionFuture;
-use renga_shared::sql::{DatabaseError, engines, observations};
+use renga_shared::sql::{DatabaseError, observations};
 
 use super::Context;
 
@@ -39,21 +39,12 @@ pub async fn keep(context: Context) {
 
 /// Wakes those whose turn it is. Whether anybody waits.
 async fn look(context: &Context) -> Result<bool, DatabaseError> {
-    let mut waiting = false;
-    for row in engines::list(&context.db).await?.into_iter().filter(|row| row.usage.waiting > 0) {
-        waiting = true;
-        let Some(served) = context.engines.get(&row.name) else { continue };
-        // Without a limit the first decides by itself whether there is room.
-        let open = served.offer().max.map_or(1, |max| max.saturating_sub(row.usage.placed));
-        if open == 0 || served.available().is_err() {
-            continue;
-        }
-        let next = observations::queue(&context.db, &row.name, open.min(crate::placement::QUEUE_SEEN)).await?;
-        context.placements.outdated();
+    let Some(next) = context.placements.turns(context).await? else { return Ok(false) };
+    if !next.is_empty() {
         observations::wake(&context.db, &next, context.now()).await?;
-        for id in next {
-            context.nudge(id);
-        }
     }
-    Ok(waiting)
+    for id in next {
+        context.nudge(id);
+    }
+    Ok(true)
 }

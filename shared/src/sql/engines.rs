@@ -2,7 +2,7 @@
 
 use super::observations::placed;
 use super::statement::Statement;
-use super::{Database, DatabaseError, Row};
+use super::{Database, DatabaseError, Row, between_commas};
 use crate::domain::{EngineName, Timestamp, Why};
 use crate::placement::{Candidate, Namespaces, Offer, Queue, Usage};
 
@@ -96,7 +96,7 @@ pub async fn put(
 pub async fn describe(db: &impl Database, name: &EngineName, offer: &Offer, url: &str) -> Result<(), DatabaseError> {
     let namespaces = match &offer.namespaces {
         Namespaces::Any => None,
-        Namespaces::Only(names) => Some(format!(",{},", names.join(","))),
+        Namespaces::Only(names) => Some(between_commas(names.iter().map(String::as_str))),
     };
     let offer = serde_json::to_string(offer).map_err(|error| DatabaseError::Unexpected(error.to_string()))?;
     let parameters = vec![name.as_str().into(), offer.into(), namespaces.into(), url.into()];

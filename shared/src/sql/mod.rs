@@ -18,6 +18,12 @@ pub mod uri;
 
 pub use database::{Database, DatabaseError, Dialect, Row, Value};
 
+/// Names as a column holds them in which one is looked for with `LIKE '%,name,%'`: none has a comma, nor what `LIKE` would not take
+/// as it is.
+pub fn between_commas<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    names.into_iter().fold(String::from(","), |list, name| list + name + ",")
+}
+
 /// Whose rows may be seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Visible<'a> {
