@@ -14,9 +14,6 @@ use crate::engine::config::{EngineConfig, engines};
 use crate::engine::kubernetes::{IngressHost, KubernetesSettings};
 use crate::tasks::Settings;
 
-/// How long what is stopped has to end, unless `DEPLOYER_STOP_GRACE` says otherwise.
-const STOP_GRACE: Duration = Duration::from_secs(10);
-
 /// What a reconciler needs to know.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -97,10 +94,11 @@ impl Config {
     /// All wrong variables at once.
     pub fn read(environment: &Environment) -> Result<Self, BadConfig> {
         let mut problems = Vec::new();
+        let stop_grace = environment.seconds("DEPLOYER_STOP_GRACE", Duration::from_secs(10), &mut problems);
         let config = Self {
             database: environment.database(&mut problems),
             engines: engines(environment, &mut problems),
-            kubernetes: kubernetes(environment, &mut problems),
+            kubernetes: kubernetes(environment, stop_grace, &mut problems),
             host_paths: environment
                 .parse("DEPLOYER_HOST_PATHS", "absolute paths separated by colons", host_paths, &mut problems)
                 .unwrap_or_default(),
@@ -122,7 +120,7 @@ impl Config {
                 .unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 5001))),
             track_modifications: environment.boolean("SQLALCHEMY_TRACK_MODIFICATIONS", false, &mut problems),
             tasks: Settings {
-                stop_grace: environment.seconds("DEPLOYER_STOP_GRACE", STOP_GRACE, &mut problems),
+                stop_grace,
                 orphan_grace: environment.seconds("DEPLOYER_ORPHAN_GRACE", Duration::from_secs(60), &mut problems),
                 lease: environment
                     .parse("DEPLOYER_LEASE", "a number of seconds from 1 to 3600", lease, &mut problems)
@@ -138,12 +136,12 @@ impl Config {
     }
 }
 
-/// `DEPLOYER_STOP_GRACE` is the tasks' too: a pod is made with it.
-fn kubernetes(environment: &Environment, problems: &mut Vec<BadVariable>) -> KubernetesSettings {
+/// `stop_grace` is the tasks' too: a pod is made with it.
+fn kubernetes(environment: &Environment, stop_grace: Duration, problems: &mut Vec<BadVariable>) -> KubernetesSettings {
     let address = "an IP address at which the clusters' nodes are reached";
     let ingress = "an ingress's host, or CLASS@HOST, such as nginx@apps.example.org";
     KubernetesSettings {
-        stop_grace: environment.seconds("DEPLOYER_STOP_GRACE", STOP_GRACE, &mut Vec::new()),
+        stop_grace,
         container_ip: environment.parse("DEPLOYER_K8S_CONTAINER_IP", address, |text| text.parse().ok(), problems),
         ingress: environment.parse("DEPLOYER_K8S_INGRESS", ingress, IngressHost::parse, problems),
     }

@@ -28,9 +28,7 @@ pub(crate) async fn dry_run(asked: Asked<'_>, context: &str) -> Result<Answer, P
     let engine = wanted.engine.as_ref().map(EngineName::as_str);
     let candidates: Vec<Candidate> =
         engines::list(&instance.database).await.map_err(database)?.into_iter().map(EngineRow::candidate).collect();
-    let named =
-        |candidate: &&Candidate| engine.is_none_or(|name| name == candidate.name.as_str() || name == candidate.kind);
-    let mut asked_for = candidates.iter().filter(named).peekable();
+    let mut asked_for = candidates.iter().filter(|candidate| candidate.is_meant_by(engine)).peekable();
     if let Some(engine) = engine
         && asked_for.peek().is_none()
     {

@@ -22,6 +22,7 @@ pub mod docker;
 pub mod fake;
 mod host_paths;
 pub mod kubernetes;
+mod words;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -145,8 +145,7 @@ impl Rank {
 fn verdict(asked: &Asked<'_>, engine: &Candidate) -> Verdict {
     let name = &engine.name;
     if let Some(wanted) = asked.engine
-        && wanted != name.as_str()
-        && wanted != engine.kind
+        && !engine.is_meant_by(asked.engine)
     {
         return Verdict::NotAsked(Why::new(
             "NotAskedFor",

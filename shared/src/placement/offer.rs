@@ -172,3 +172,10 @@ pub struct Candidate {
     /// Who else is there.
     pub queue: Queue,
 }
+
+impl Candidate {
+    /// Whether a request that names an engine or a kind of engine may mean this one; one that names none means any.
+    pub fn is_meant_by(&self, asked: Option<&str>) -> bool {
+        asked.is_none_or(|asked| asked == self.name.as_str() || asked == self.kind)
+    }
+}

@@ -7,7 +7,7 @@ use renga_tests::issuer::Issuer;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::reason_of;
+use super::{both_are_up, reason_of};
 
 /// An image of the fake's that runs until it is stopped.
 fn waits() -> Value {
@@ -19,16 +19,6 @@ const ENGINES: [(&str, &str); 2] = [
     ("DEPLOYER_ENGINE_A", "fake://?labels=zone=eu"),
     ("DEPLOYER_ENGINE_B", "fake://?max=2&claims=role:staff,group:/heads&labels=zone=us,disk=ssd"),
 ];
-
-async fn both_are_up(client: &Client) -> Result<()> {
-    until("both engines to be up", async || {
-        let seen = client.get("/v1/engines").await?;
-        let up =
-            seen["engines"].as_array().is_some_and(|all| all.len() == 2 && all.iter().all(|one| one["up"] == true));
-        Ok(if up { Ok(()) } else { Err(seen) })
-    })
-    .await
-}
 
 fn of_staff(deployment: &Deployment) -> Client {
     let claims = json!({ "scope": Issuer::EVERY_SCOPE, "realm_access": { "roles": ["staff"] } });

@@ -11,7 +11,7 @@ use renga_tests::client::{Client, Execution};
 use renga_tests::deployment::{Deployment, until};
 use serde_json::{Value, json};
 
-use super::reason_of;
+use super::{both_are_up, reason_of};
 
 /// Two engines; everything prefers `a`.
 async fn two_engines() -> Result<(FakeWorld, FakeWorld, Deployment)> {
@@ -20,12 +20,7 @@ async fn two_engines() -> Result<(FakeWorld, FakeWorld, Deployment)> {
     let mut deployment = Deployment::without_reconciler(&variables).await?;
     deployment.worlds = [("a".to_owned(), a.clone()), ("b".to_owned(), b.clone())].into();
     deployment.start_reconciler().await?;
-    until("both engines to be up", async || {
-        let seen = deployment.client.get("/v1/engines").await?;
-        let up = seen["engines"].as_array().is_some_and(|all| all.iter().all(|one| one["up"] == true));
-        Ok(if up { Ok(()) } else { Err(seen) })
-    })
-    .await?;
+    both_are_up(&deployment.client).await?;
     Ok((a, b, deployment))
 }
 

@@ -7,7 +7,20 @@ mod fail_over;
 mod turns;
 
 use anyhow::{Context as _, Result};
+use renga_tests::client::Client;
+use renga_tests::deployment::until;
 use serde_json::Value;
+
+/// Waits until two engines are shown, and both are up.
+async fn both_are_up(client: &Client) -> Result<()> {
+    until("both engines to be up", async || {
+        let seen = client.get("/v1/engines").await?;
+        let up =
+            seen["engines"].as_array().is_some_and(|all| all.len() == 2 && all.iter().all(|one| one["up"] == true));
+        Ok(if up { Ok(()) } else { Err(seen) })
+    })
+    .await
+}
 
 /// What `status.placement`, or a dry run, says of an engine: its reason.
 fn reason_of<'a>(placement: &'a Value, engine: &str) -> Result<&'a str> {

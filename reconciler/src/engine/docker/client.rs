@@ -90,16 +90,13 @@ impl Client {
 
     /// Forgets the connection to an engine that does not answer, and says which engine that is.
     pub(super) fn heard(&self, failure: Failure) -> Failure {
-        let forget = || *self.connection.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let named = |reason: String| {
+            *self.connection.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            format!("{}: {reason}", self.url)
+        };
         match failure {
-            Failure::Down(reason) => {
-                forget();
-                Failure::Down(format!("{}: {reason}", self.url))
-            }
-            Failure::Unreached(reason) => {
-                forget();
-                Failure::Unreached(format!("{}: {reason}", self.url))
-            }
+            Failure::Down(reason) => Failure::Down(named(reason)),
+            Failure::Unreached(reason) => Failure::Unreached(named(reason)),
             answered => answered,
         }
     }

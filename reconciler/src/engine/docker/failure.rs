@@ -4,9 +4,7 @@ use bollard::errors::Error;
 use renga_shared::domain::Why;
 
 use crate::engine::EngineError;
-
-/// The longest text of an engine that is passed on.
-const LONGEST: usize = 400;
+use crate::engine::words::{innermost, shown};
 
 /// Why a call to a Docker Engine brought nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,12 +32,8 @@ impl From<Error> for Failure {
             Error::DockerStreamError { error } => Self::Answered { status: 500, message: error },
             other => {
                 let unreached = matches!(&other, Error::HyperLegacyError { err } if err.is_connect());
-                // The outer layers say "client error"; the innermost one says "connection refused".
-                let mut cause: &dyn std::error::Error = &other;
-                while let Some(source) = cause.source() {
-                    cause = source;
-                }
-                if unreached { Self::Unreached(cause.to_string()) } else { Self::Down(cause.to_string()) }
+                let cause = innermost(&other);
+                if unreached { Self::Unreached(cause) } else { Self::Down(cause) }
             }
         }
     }
@@ -76,15 +70,6 @@ impl From<Failure> for EngineError {
 
 fn is_disk_full(message: &str) -> bool {
     message.contains("no space left on device") || message.contains("disk quota exceeded")
-}
-
-/// An engine's words as an execution's user gets to see them.
-fn shown(message: &str) -> String {
-    let line = message.lines().next().unwrap_or_default().trim();
-    match line.char_indices().nth(LONGEST) {
-        Some((end, _)) => format!("{}…", &line[..end]),
-        None => line.to_owned(),
-    }
 }
 
 /// What a failed pull of `image` means.

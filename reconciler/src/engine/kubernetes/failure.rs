@@ -4,9 +4,7 @@ use kube::core::Status;
 use renga_shared::domain::Why;
 
 use crate::engine::EngineError;
-
-/// The longest text of a cluster that is passed on.
-const LONGEST: usize = 400;
+use crate::engine::words::{innermost, shown};
 
 /// Why a call to the API server brought nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,15 +54,6 @@ fn is_connect(error: &(dyn std::error::Error + 'static)) -> bool {
     connect.is_some_and(hyper_util::client::legacy::Error::is_connect) || error.source().is_some_and(is_connect)
 }
 
-/// The outer layers say "service error"; the innermost one says "connection refused".
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
-}
-
 impl Failure {
     pub(super) fn is(&self, wanted: u16) -> bool {
         matches!(self, Self::Answered { code, .. } if *code == wanted)
@@ -110,15 +99,6 @@ impl From<Failure> for EngineError {
             408 | 409 | 429 | 500.. => retry("EngineError", format!("The cluster could not do it: {shown}")),
             _ => Self::Refused(Why::new("EngineRefused", format!("The cluster refused it: {shown}"))),
         }
-    }
-}
-
-/// A cluster's words as an execution's user gets to see them.
-pub(super) fn shown(message: &str) -> String {
-    let line = message.lines().next().unwrap_or_default().trim();
-    match line.char_indices().nth(LONGEST) {
-        Some((end, _)) => format!("{}…", &line[..end]),
-        None => line.to_owned(),
     }
 }
 

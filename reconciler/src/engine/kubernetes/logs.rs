@@ -24,10 +24,11 @@ use renga_shared::sql::logs::LogStream;
 
 use super::client::ANSWER_WITHIN;
 use super::cluster::Cluster;
-use super::failure::{Failure, shown};
+use super::failure::Failure;
 use super::job::CONTAINER;
 use super::lines::{Line, Lines};
 use super::state::ObjectId;
+use crate::engine::words::shown;
 use crate::engine::{EngineError, LogEntry, ObjectState};
 
 /// How far two streams may be out of order.

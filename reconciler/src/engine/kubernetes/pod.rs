@@ -4,8 +4,8 @@ use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, Conta
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use renga_shared::domain::{Timestamp, Why};
 
-use super::failure::shown;
 use crate::engine::Exit;
+use crate::engine::words::shown;
 
 /// What is kept of a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]

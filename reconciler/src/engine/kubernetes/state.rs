@@ -209,7 +209,7 @@ const POD_SECURITY: &str = "PodSecurity";
 
 /// What an event about a Job means: why its pod cannot be made.
 pub(super) fn job_warning(reason: &str, message: &str, restricted: bool) -> Why {
-    let shown = super::failure::shown(message.strip_prefix("Error creating: ").unwrap_or(message));
+    let shown = crate::engine::words::shown(message.strip_prefix("Error creating: ").unwrap_or(message));
     let said = |words: &str| message.contains(words);
     if said("exceeded quota") || said("failed quota") {
         return Why::new("QuotaExceeded", format!("Its namespace's quota does not allow it now: {shown}"));

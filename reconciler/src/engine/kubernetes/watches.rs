@@ -246,7 +246,7 @@ impl Seen for Told {
             Some("Pod")
                 if matches!(reason.as_str(), "FailedMount" | "FailedAttachVolume" | "FailedCreatePodSandBox") =>
             {
-                let text = format!("It cannot be started yet: {}", super::failure::shown(&message));
+                let text = format!("It cannot be started yet: {}", crate::engine::words::shown(&message));
                 watched.store.put_warning(id, false, renga_shared::domain::Why::new(reason, text));
             }
             _ => {}
