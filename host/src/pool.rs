@@ -3,19 +3,22 @@
 //! Obligations:
 //! - Instances are reused and answer several requests at once; a request never waits for a computing one while another
 //!   instance may still be made.
+//! - What an instance has learnt of a caller serves that caller's next requests: they go to the same few instances, as long
+//!   as these can take them.
 //! - When an instance traps, loops or takes too long, its own requests alone are affected. Which of several it was that
 //!   broke the instance cannot be told: each `GET` or `HEAD` without a body that had no answer yet is asked once more,
 //!   in an instance that it has for itself.
 //! - A client learns what happened to its request (500, 503 or 504), and nothing of why. An answer that was cut off
 //!   does not look like a whole one.
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, header};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Empty};
 use tokio::time::{Duration, Sleep, sleep, timeout_at};
@@ -36,11 +39,18 @@ const INSTANCE_POLL: Duration = Duration::from_millis(10);
 /// What [`WorkerExpiration`] adds to the request limit: the limit itself is enforced outside.
 const GRACE: Duration = Duration::from_millis(200);
 
+/// Into how many groups the instances are divided. With more of them a caller's requests meet fewer instances that do not know
+/// the caller; with fewer, less memory is held by instances that are seldom needed.
+const GROUPS: usize = 8;
+
 /// The instances of one component.
 pub(crate) struct Pool {
-    shared: ProxyHandler<Instances>,
+    /// Groups of them, as large as their requests need.
+    shared: Vec<ProxyHandler<Instances>>,
+    /// Which group is a caller's. Nobody can know it from outside, and send all to one.
+    callers: RandomState,
     /// One request per instance, one instance per request: for those that may have broken an instance.
-    quarantine: ProxyHandler<Instances>,
+    quarantine: [ProxyHandler<Instances>; 1],
     first_byte: Duration,
 }
 
@@ -57,9 +67,11 @@ impl Pool {
             request: limits.first_byte + GRACE,
         };
         let alone = Reuse { concurrent: 1, total: 1, idle: Duration::ZERO, ..shared };
+        let handler = |reuse| ProxyHandler::new(Instances { template: template.clone(), reuse });
         Self {
-            shared: ProxyHandler::new(Instances { template: template.clone(), reuse: shared }),
-            quarantine: ProxyHandler::new(Instances { template, reuse: alone }),
+            shared: (0..GROUPS).map(|_| handler(shared)).collect(),
+            callers: RandomState::new(),
+            quarantine: [handler(alone)],
             first_byte: limits.first_byte,
         }
     }
@@ -68,18 +80,26 @@ impl Pool {
     pub(crate) async fn answer(&self, request: Request<WasiBody>) -> Response<WasiBody> {
         let deadline = tokio::time::Instant::now() + self.first_byte;
         let again = repeatable(&request);
-        let problem = match attempt(&self.shared, request, deadline).await {
+        let group = self.group_of(&request);
+        let problem = match attempt(&self.shared, group, request, deadline).await {
             Ok(response) => return response,
             Err(problem) => problem,
         };
         let problem = match again {
-            Some(request) if problem.instance_ended => match attempt(&self.quarantine, request, deadline).await {
+            Some(request) if problem.instance_ended => match attempt(&self.quarantine, 0, request, deadline).await {
                 Ok(response) => return response,
                 Err(problem) => problem,
             },
             _ => problem,
         };
         problem.answer.response()
+    }
+
+    /// The group that has seen a caller before, if any has.
+    fn group_of(&self, request: &Request<WasiBody>) -> usize {
+        let caller = request.headers().get(header::AUTHORIZATION);
+        // Fewer groups than numbers of any width.
+        self.callers.hash_one(caller) as usize % self.shared.len()
     }
 }
 
@@ -108,13 +128,18 @@ impl From<Problem> for Refused {
     }
 }
 
+/// Asks one of these groups, the one with number `first` if it has or gets an instance.
 async fn attempt(
-    handler: &ProxyHandler<Instances>,
+    groups: &[ProxyHandler<Instances>],
+    first: usize,
     mut request: Request<WasiBody>,
     deadline: tokio::time::Instant,
 ) -> Result<Response<WasiBody>, Refused> {
     let visit = Visit::default();
+    // How many groups were found to be full, again and again.
+    let mut tried = 0;
     loop {
+        let handler = &groups[(first + tried) % groups.len()];
         let Ok(outcome) = timeout_at(deadline, handler.handle(visit.clone(), request)).await else {
             tracing::warn!(component = handler.state().template.id(), "a request took longer than it may");
             return Err(Problem::TimedOut.into());
@@ -132,11 +157,15 @@ async fn attempt(
                     tracing::error!(component = handler.state().template.id(), error = ?full.error, "no instance could be made");
                     return Err(Problem::Failed.into());
                 }
-                if tokio::time::Instant::now() + INSTANCE_POLL >= deadline {
-                    return Err(Problem::Busy.into());
+                // As many instances as allowed: another group may have one to spare, or one becomes free.
+                tried += 1;
+                // Each is tried at once, and then one at a time: trying costs something where all are full.
+                if tried >= groups.len() {
+                    if tokio::time::Instant::now() + INSTANCE_POLL >= deadline {
+                        return Err(Problem::Busy.into());
+                    }
+                    sleep(INSTANCE_POLL).await;
                 }
-                // As many instances as allowed: one may become free.
-                sleep(INSTANCE_POLL).await;
                 request = full.request.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
             }
             Err(_) => {

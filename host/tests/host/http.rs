@@ -58,6 +58,32 @@ async fn bodies_stream_both_ways() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_callers_requests_come_to_instances_that_know_the_caller() {
+    let server = Server::start(|_| {}).await;
+    let mut client = server.connect().await;
+    let mut new_instances = 0;
+    for round in 0..3 {
+        for caller in 0..60 {
+            let seen = client.get_as("/seen", &format!("caller-{caller}")).await.text();
+            new_instances += usize::from(seen == "1");
+            assert!(round == 0 || seen != "1", "an instance that {caller} has never met");
+        }
+    }
+    // All in one group is as likely as sixty throws of a die of eight that are alike.
+    assert!((2..=8).contains(&new_instances), "{new_instances}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_whose_instances_are_elsewhere_is_answered_there() {
+    let server = Server::start(|settings| settings.limits.instances = 1).await;
+    let mut client = server.connect().await;
+    for caller in 0..60 {
+        let seen = client.get_as("/seen", &format!("caller-{caller}")).await;
+        assert_eq!((seen.status, seen.text()), (200, (caller + 1).to_string()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_large_body_arrives_whole() {
     let server = Server::start(|_| {}).await;
     let body: Vec<u8> = (0..3 << 20).map(|at| u8::try_from(at % 251).unwrap()).collect();

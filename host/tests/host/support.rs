@@ -195,6 +195,15 @@ impl Client {
         self.ask("GET", path, b"").await
     }
 
+    /// As someone who shows a token.
+    pub(crate) async fn get_as(&mut self, path: &str, token: &str) -> Answer {
+        let head = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\n\r\n");
+        self.send(head.as_bytes()).await;
+        let mut answer = self.head().await;
+        self.body(&mut answer).await;
+        answer
+    }
+
     pub(crate) async fn ask(&mut self, method: &str, path: &str, body: &[u8]) -> Answer {
         let length = if body.is_empty() { String::new() } else { format!("content-length: {}\r\n", body.len()) };
         self.send(format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\n{length}\r\n").as_bytes()).await;
