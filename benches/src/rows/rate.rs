@@ -194,11 +194,12 @@ async fn flood(
 }
 
 /// The same token with a signature that nobody made. It is looked at to its end, if the token was good.
-fn forged(token: &str, which: u32, number: u32) -> Result<String> {
+pub(super) fn forged(token: &str, which: u32, number: u32) -> Result<String> {
     let (message, signature) = token.rsplit_once('.').context("a token has a signature")?;
     let mut signature = vec![0x5a; BASE64_URL_SAFE_NO_PAD.decode(signature)?.len()];
-    // Numbers below any modulus of that size, and any order.
+    // Numbers below any modulus of that size, and any order, with their largest byte first (RSA, ECDSA) or last (EdDSA).
     signature[0] = 0;
+    signature[63] = 0;
     signature[8..12].copy_from_slice(&which.to_be_bytes());
     signature[12..16].copy_from_slice(&number.to_be_bytes());
     Ok(format!("{message}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature)))

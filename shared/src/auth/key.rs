@@ -9,8 +9,11 @@ use jwt_simple::prelude::{
     EdDSAPublicKeyLike as _, NoCustomClaims, PS256PublicKey, PS384PublicKey, PS512PublicKey, RS256PublicKey,
     RS384PublicKey, RS512PublicKey, RSAPublicKeyLike as _, VerificationOptions,
 };
-use sha2::{Digest as _, Sha256};
+use p256::NistP256;
+use p384::NistP384;
+use sha2::{Digest as _, Sha256, Sha384};
 
+use super::ec_glance::EcGlance;
 use super::rsa_glance::RsaGlance;
 
 /// The least bits of an RSA modulus (RFC 7518, section 3.3).
@@ -28,8 +31,8 @@ pub struct VerificationKey {
 #[derive(Clone)]
 enum Kind {
     Rsa(Box<Rsa>),
-    P256(ES256PublicKey),
-    P384(ES384PublicKey),
+    P256(ES256PublicKey, Box<EcGlance<NistP256>>),
+    P384(ES384PublicKey, Box<EcGlance<NistP384>>),
     Ed25519(Ed25519PublicKey),
 }
 
@@ -104,9 +107,11 @@ impl VerificationKey {
                 glance: RsaGlance::new(&modulus).ok_or(KeyError::Kind)?,
             }))
         } else if let Ok(key) = ES256PublicKey::from_der(der) {
-            Kind::P256(key)
+            let glance = EcGlance::new(&key.to_bytes()).ok_or(KeyError::Kind)?;
+            Kind::P256(key, Box::new(glance))
         } else if let Ok(key) = ES384PublicKey::from_der(der) {
-            Kind::P384(key)
+            let glance = EcGlance::new(&key.to_bytes()).ok_or(KeyError::Kind)?;
+            Kind::P384(key, Box::new(glance))
         } else if let Ok(key) = Ed25519PublicKey::from_der(der) {
             Kind::Ed25519(key)
         } else {
@@ -157,8 +162,8 @@ impl VerificationKey {
     pub(super) fn allows(&self, algorithm: &str) -> bool {
         let allowed: &[&str] = match self.kind {
             Kind::Rsa(_) => &["RS256", "RS384", "RS512", "PS256", "PS384", "PS512"],
-            Kind::P256(_) => &["ES256"],
-            Kind::P384(_) => &["ES384"],
+            Kind::P256(..) => &["ES256"],
+            Kind::P384(..) => &["ES384"],
             Kind::Ed25519(_) => &["EdDSA", "Ed25519"],
         };
         allowed.contains(&algorithm) && self.only.as_deref().is_none_or(|only| only == algorithm)
@@ -168,19 +173,33 @@ impl VerificationKey {
     pub(super) fn signature_bytes(&self) -> usize {
         match &self.kind {
             Kind::Rsa(key) => key.glance.bytes(),
-            Kind::P256(_) | Kind::Ed25519(_) => 64,
-            Kind::P384(_) => 96,
+            Kind::P256(..) | Kind::Ed25519(_) => 64,
+            Kind::P384(..) => 96,
         }
     }
 
     /// Whether the token was signed with this key by `algorithm`, which this key allows. Claims are not looked at: the
     /// library would ask a clock of its own.
     pub(super) fn signed(&self, token: &str, algorithm: &str) -> bool {
-        if let Kind::Rsa(key) = &self.kind
-            && !key.glance.may_have_signed(token, algorithm)
-        {
+        let may_have = match &self.kind {
+            Kind::Rsa(key) => key.glance.may_have_signed(token, algorithm),
+            Kind::P256(_, glance) => glance.may_have_signed::<Sha256>(token),
+            Kind::P384(_, glance) => glance.may_have_signed::<Sha384>(token),
+            Kind::Ed25519(_) => true,
+        };
+        if !may_have {
             return false;
         }
+        let has = self.has_signed(token, algorithm);
+        match &self.kind {
+            Kind::P256(_, glance) if !has => glance.prepare(),
+            Kind::P384(_, glance) if !has => glance.prepare(),
+            _ => {}
+        }
+        has
+    }
+
+    fn has_signed(&self, token: &str, algorithm: &str) -> bool {
         let options = VerificationOptions {
             artificial_time: Some(jwt_simple::prelude::Duration::from_secs(0)),
             time_tolerance: Some(jwt_simple::prelude::Duration::from_secs(0)),
@@ -195,8 +214,8 @@ impl VerificationKey {
             (Kind::Rsa(key), "PS256") => key.ps256.verify_token::<NoCustomClaims>(token, options),
             (Kind::Rsa(key), "PS384") => key.ps384.verify_token::<NoCustomClaims>(token, options),
             (Kind::Rsa(key), "PS512") => key.ps512.verify_token::<NoCustomClaims>(token, options),
-            (Kind::P256(key), "ES256") => key.verify_token::<NoCustomClaims>(token, options),
-            (Kind::P384(key), "ES384") => key.verify_token::<NoCustomClaims>(token, options),
+            (Kind::P256(key, _), "ES256") => key.verify_token::<NoCustomClaims>(token, options),
+            (Kind::P384(key, _), "ES384") => key.verify_token::<NoCustomClaims>(token, options),
             (Kind::Ed25519(key), "EdDSA" | "Ed25519") => key.verify_token::<NoCustomClaims>(token, options),
             _ => return false,
         };

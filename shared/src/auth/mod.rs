@@ -11,6 +11,7 @@ mod access;
 mod bearer;
 mod claims;
 pub mod discovery;
+mod ec_glance;
 mod explain;
 pub mod grant;
 mod key;

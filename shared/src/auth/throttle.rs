@@ -1,9 +1,10 @@
-//! How much time is spent on signatures that turn out to be forged. One costs ten times the rest of a request: without a limit,
-//! whoever sends forged tokens fast enough takes the processor from everybody else.
+//! How much time is spent on signatures that turn out to be forged. One costs as much as the rest of a request, or several
+//! times as much: without a limit, whoever sends forged tokens fast enough takes the processor from everybody else. A limit
+//! that is too low makes those wait whose good tokens are new, since nobody can tell them from forged ones.
 //!
 //! Each instance of a component keeps a limit of its own, since they share no memory, and a host may have dozens: what all of
-//! them allow together is what the processor must bear. It is time that is counted, as it passes on the wall: an elliptic
-//! curve takes several times as long as RSA, and on a machine that is busy anyway everything takes longer, so that less is done.
+//! them allow together is what the processor must bear. It is time that is counted, as it passes on the wall: one algorithm
+//! takes several times as long as another, and on a machine that is busy anyway everything takes longer, so that less is done.
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use crate::domain::Timestamp;
 /// So much at once costs nobody anything: a client that is misconfigured, a test.
 const BURST: Duration = Duration::from_millis(10);
 /// After that, one part in so many of an instance's time.
-const SHARE: u32 = 200;
+const SHARE: u32 = 50;
 /// What one token counts at most: more than any takes, unless the clock was set.
 const MOST: Duration = Duration::from_millis(5);
 

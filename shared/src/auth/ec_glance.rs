@@ -1,0 +1,183 @@
+//! A glance at a signature on an elliptic curve, which may refuse it and never accepts it.
+//!
+//! The library knows nothing of a key when it verifies with it, and doubles a point for each bit. Who sees the same key again
+//! and again can keep multiples of it, and add those up, in two fifths of the time. They take as long to make as a few
+//! signatures to verify, so they are made when a signature was forged: there are most likely more. What passes is verified by
+//! the library all the same, so that a mistake here lets nobody in.
+
+use std::sync::{Arc, OnceLock};
+
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use primeorder::elliptic_curve::array::typenum::Unsigned as _;
+use primeorder::elliptic_curve::ops::{MulByGeneratorVartime as _, Reduce};
+use primeorder::elliptic_curve::point::AffineCoordinates as _;
+use primeorder::elliptic_curve::{FieldBytes, FieldBytesSize, PublicKey};
+use primeorder::{
+    Double as _, Field as _, LookupTable, PrimeCurveParams, PrimeField as _, ProjectivePoint, Radix16Decomposition,
+    Radix16Digits, Scalar,
+};
+use sha2::Digest;
+
+/// A public key, which multiples can be kept of.
+#[derive(Clone)]
+pub(super) struct EcGlance<C: PrimeCurveParams> {
+    key: ProjectivePoint<C>,
+    /// One to eight times the key, then 256 times as much, and so on.
+    multiples: OnceLock<Arc<[LookupTable<ProjectivePoint<C>>]>>,
+}
+
+impl<C: PrimeCurveParams> EcGlance<C>
+where
+    Scalar<C>: Reduce<FieldBytes<C>>,
+{
+    /// A glance with the key that is this point (SEC 1, section 2.3.3). None if it is none of the curve.
+    pub(super) fn new(point: &[u8]) -> Option<Self> {
+        let key = PublicKey::<C>::from_sec1_bytes(point).ok()?.to_projective();
+        Some(Self { key, multiples: OnceLock::new() })
+    }
+
+    /// Gets ready to look: a signature was forged.
+    pub(super) fn prepare(&self) {
+        self.multiples.get_or_init(|| {
+            let mut point = self.key;
+            // One more than a number has bytes: its digits are signed, and carry.
+            let tables = (0..=FieldBytesSize::<C>::USIZE).map(|_| {
+                let table = LookupTable::new(point);
+                for _ in 0..8 {
+                    point = point.double();
+                }
+                table
+            });
+            tables.collect()
+        });
+    }
+
+    /// Whether the key may have signed the token, whose algorithm has the digest `D`. No is certain; while nothing is prepared,
+    /// any may.
+    pub(super) fn may_have_signed<D: Digest>(&self, token: &str) -> bool {
+        let Some(multiples) = self.multiples.get() else { return true };
+        opens::<C, D>(multiples, token).unwrap_or_default()
+    }
+}
+
+/// FIPS 186-5, section 6.4.2. None if the signature is no pair of numbers that the curve has.
+fn opens<C: PrimeCurveParams, D: Digest>(multiples: &[LookupTable<ProjectivePoint<C>>], token: &str) -> Option<bool>
+where
+    Scalar<C>: Reduce<FieldBytes<C>>,
+{
+    let (message, signature) = token.rsplit_once('.')?;
+    let signature = BASE64_URL_SAFE_NO_PAD.decode(signature).ok()?;
+    let (r, s) = signature.split_at_checked(FieldBytesSize::<C>::USIZE)?;
+    let number = |bytes: &[u8]| Scalar::<C>::from_repr(FieldBytes::<C>::try_from(bytes).ok()?).into_option();
+    let (r, s) = (number(r)?, number(s)?);
+    // The digest is as long as the curve's numbers.
+    let digest = FieldBytes::<C>::try_from(&D::digest(message)[..]).ok()?;
+    // Zero has no inverse.
+    let inverse = s.invert().into_option()?;
+    let (ours, theirs) = (Scalar::<C>::reduce(&digest) * inverse, r * inverse);
+    let point = ProjectivePoint::<C>::mul_by_generator_vartime(&ours) + multiply(multiples, &theirs);
+    Some(!bool::from(r.is_zero()) && Scalar::<C>::reduce(&point.to_affine().x()) == r)
+}
+
+/// The key times `number`: its digits to the base of 16 choose the multiples that are added, those of odd places on their own,
+/// since the multiples of 16 are not kept. Nothing here is secret: it may show in the time taken.
+fn multiply<C: PrimeCurveParams>(
+    multiples: &[LookupTable<ProjectivePoint<C>>],
+    number: &Scalar<C>,
+) -> ProjectivePoint<C> {
+    let digits = Radix16Decomposition::<Radix16Digits<C>>::new(number);
+    let last = multiples.len() - 1;
+    let (mut even, mut odd) = (multiples[last].select_vartime(digits[2 * last]), ProjectivePoint::<C>::IDENTITY);
+    for (index, table) in multiples[..last].iter().enumerate() {
+        even += &table.select_vartime(digits[2 * index]);
+        odd += &table.select_vartime(digits[2 * index + 1]);
+    }
+    for _ in 0..4 {
+        odd = odd.double();
+    }
+    even + odd
+}
+
+#[cfg(test)]
+mod tests {
+    use jwt_simple::prelude::{
+        Claims, Duration, ECDSAP256KeyPairLike as _, ECDSAP256PublicKeyLike as _, ECDSAP384KeyPairLike as _,
+        ES256KeyPair, ES384KeyPair, JWTClaims, NoCustomClaims,
+    };
+    use p256::NistP256;
+    use p384::NistP384;
+    use sha2::{Sha256, Sha384};
+
+    use super::*;
+
+    fn claims(subject: &str) -> JWTClaims<NoCustomClaims> {
+        Claims::create(Duration::from_secs(100)).with_subject(subject)
+    }
+
+    fn p256(pair: &ES256KeyPair) -> EcGlance<NistP256> {
+        EcGlance::new(&pair.public_key().to_bytes()).unwrap()
+    }
+
+    #[test]
+    fn what_the_key_signed_may_have_been_signed_with_it() {
+        for number in 0..50 {
+            let pair = ES256KeyPair::generate();
+            let token = pair.sign(claims(&format!("user-{number}"))).unwrap();
+            let glance = p256(&pair);
+            assert!(glance.may_have_signed::<Sha256>(&token) && glance.may_have_signed::<Sha256>("anything"));
+            glance.prepare();
+            assert!(glance.may_have_signed::<Sha256>(&token) && !glance.may_have_signed::<Sha256>("anything"));
+
+            let pair = ES384KeyPair::generate();
+            let token = pair.sign(claims(&format!("user-{number}"))).unwrap();
+            let glance = EcGlance::<NistP384>::new(&pair.public_key().to_bytes()).unwrap();
+            glance.prepare();
+            assert!(glance.may_have_signed::<Sha384>(&token), "{number}");
+        }
+    }
+
+    #[test]
+    fn what_it_cannot_have_signed_is_refused() {
+        let pair = ES256KeyPair::generate();
+        let glance = p256(&pair);
+        glance.prepare();
+        let token = pair.sign(claims("alice")).unwrap();
+        let (message, signature) = token.rsplit_once('.').unwrap();
+        let with = |signature: &[u8]| format!("{message}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature));
+        let signature = BASE64_URL_SAFE_NO_PAD.decode(signature).unwrap();
+        for index in 0..signature.len() {
+            let mut changed = signature.clone();
+            changed[index] ^= 1;
+            assert!(!glance.may_have_signed::<Sha256>(&with(&changed)), "byte {index}");
+        }
+        let (no_r, no_s) = ([&[0; 32], &signature[32..]].concat(), [&signature[..32], &[0; 32]].concat());
+        let longer = [&signature[..], &[0]].concat();
+        for other in [&[0; 64][..], &[0xff; 64], &no_r, &no_s, &longer, &signature[..63], &[], &[1]] {
+            assert!(!glance.may_have_signed::<Sha256>(&with(other)), "{other:?}");
+        }
+        let other = ES256KeyPair::generate().sign(claims("alice")).unwrap();
+        assert!(!glance.may_have_signed::<Sha256>(&other));
+        assert!(!glance.may_have_signed::<Sha384>(&token), "a digest of another length");
+    }
+
+    #[test]
+    fn the_key_is_multiplied_as_the_library_does() {
+        let pair = ES256KeyPair::generate();
+        let glance = p256(&pair);
+        glance.prepare();
+        let multiples = glance.multiples.get().unwrap();
+        let small = (0..300_u64).map(Scalar::<NistP256>::from);
+        for number in small.clone().chain(small.map(|number| -number)) {
+            assert_eq!(multiply(multiples, &number), glance.key * number, "{number:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_a_point_of_the_curve() {
+        let mut point = ES256KeyPair::generate().public_key().public_key().to_bytes_uncompressed();
+        assert!(EcGlance::<NistP256>::new(&point).is_some() && EcGlance::<NistP384>::new(&point).is_none());
+        point[40] ^= 1;
+        assert!(EcGlance::<NistP256>::new(&point).is_none() && EcGlance::<NistP256>::new(&[0]).is_none());
+    }
+}
