@@ -10,6 +10,7 @@ use renga_shared::domain::{EngineName, ExecutionId, Timestamp};
 use renga_shared::environment::SEAL_KEY;
 use renga_shared::sql::uri::DatabaseUri;
 use renga_shared::sql::{DatabaseError, deployment, engines as engine_rows, observations, reconcilers};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -44,6 +45,7 @@ const IDENTITY_PERIOD: Duration = Duration::from_secs(5);
 /// When its port is taken, the database's schema is newer than this program, or the database has become another. One
 /// that is away is waited for.
 pub async fn run(config: Config, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+    raise_open_files();
     run_on(config, &|_, found, settings| found.url.connect(settings), stop).await
 }
 
@@ -97,6 +99,17 @@ pub async fn run_on(config: Config, connect: &Connect, stop: impl Future<Output 
     background.shutdown().await;
     hand_over(&context).await;
     ended
+}
+
+/// Each execution that runs has a connection of its own to its engine, for its logs. Systems let a process open 1,024 files
+/// unless it asks for more, up to a limit that is the administrator's.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        let now = limit.current.map_or("any number of".to_owned(), |files| files.to_string());
+        tracing::warn!(%error, "this process may open {now} files and cannot ask for more: {error}");
+    }
 }
 
 /// Says once whether containers get the token of whoever asked for them.

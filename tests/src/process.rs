@@ -170,6 +170,15 @@ impl Process {
         ended.with_context(|| format!("it did not end:\n{}", self.text().unwrap_or_default()))
     }
 
+    /// What the kernel tells of it in a file of `/proc/PID`.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn proc(&self, file: &str) -> Result<String> {
+        let pid = self.child.id().context("it has ended")?;
+        Ok(std::fs::read_to_string(format!("/proc/{pid}/{file}"))?)
+    }
+
     /// What it has written.
     ///
     /// # Errors

@@ -222,6 +222,20 @@ async fn are_alive_but_not_ready_while_the_database_is_away() -> Result<()> {
 }
 
 #[tokio::test]
+async fn opens_as_many_files_as_its_administrator_allows() -> Result<()> {
+    let deployment = Deployment::without_reconciler(&[]).await?;
+    let program = process::reconciler()?.to_str().context("a path of text")?;
+    let limited = ["-c", "ulimit -H -n 3000 && ulimit -S -n 200 && exec \"$0\"", program];
+    let log = deployment.folder().join("limited.log");
+    let mut process = Process::start(Path::new("sh"), &limited, &deployment.environment, &log)?;
+    process.metrics_address().await?;
+    let limits = process.proc("limits")?;
+    let files = limits.lines().find(|line| line.starts_with("Max open files")).context("a limit of files")?;
+    ensure!(files.split_whitespace().skip(3).take(2).eq(["3000", "3000"]), "{files}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn migrate_and_exit_when_told_to_also_two_at_once() -> Result<()> {
     let deployment = Deployment::unmigrated(&[]).await?;
     let client = &deployment.client;
