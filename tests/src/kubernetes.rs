@@ -1,13 +1,13 @@
 //! A namespace of a cluster as the deployer is given it: with the account and the rights of `deploy/rbac`, and no others.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
 use crate::deployment::workspace;
-use crate::servers::Cluster;
+use crate::servers::{Cluster, Gate};
 
 /// The account that `deploy/rbac` makes.
 const ACCOUNT: &str = "renga-deployer";
@@ -45,18 +45,20 @@ impl Executions {
         format!("k8s://?namespace={}&kubeconfig={}", self.namespace, kubeconfig.display())
     }
 
-    /// A kubeconfig that leads to the same API server by another address, where somebody passes on what comes.
+    /// A gate before the API server, and a kubeconfig that leads there.
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn kubeconfig_through(&self, address: SocketAddr, server: &str) -> Result<PathBuf> {
+    pub async fn gate(&self, cluster: &Cluster) -> Result<(Gate, PathBuf)> {
+        let server: SocketAddr = cluster.url().trim_start_matches("https://").parse()?;
+        let gate = Gate::before_address(server, Ipv4Addr::LOCALHOST).await?;
         let mut config: Value = serde_json::from_slice(&std::fs::read(&self.kubeconfig)?)?;
         let cluster = &mut config["clusters"][0]["cluster"];
-        cluster["server"] = json!(format!("https://{address}"));
-        cluster["tls-server-name"] = json!(server);
-        let file = self.kubeconfig.with_extension(format!("{}.conf", address.port()));
+        cluster["server"] = json!(format!("https://{}", gate.socket()));
+        cluster["tls-server-name"] = json!(server.ip());
+        let file = self.kubeconfig.with_extension("gate.conf");
         std::fs::write(&file, config.to_string()).with_context(|| format!("write {}", file.display()))?;
-        Ok(file)
+        Ok((gate, file))
     }
 }
 

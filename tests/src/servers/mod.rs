@@ -7,18 +7,18 @@
 //! Whatever is started here ends with the test process, by its own pid, however that process ends.
 
 mod docker;
+mod gate;
 mod guarded;
 mod images;
 mod keycloak;
 mod kubernetes;
 mod not_run;
 mod postgres;
-mod relay;
 
 pub use docker::{DedicatedDocker, docker};
+pub use gate::Gate;
 pub use images::{BUSYBOX, busybox};
 pub use keycloak::{Keycloak, Realm, Tokens, keycloak};
 pub use kubernetes::{Cluster, kubernetes};
 pub use not_run::{NotRun, report_not_run};
 pub use postgres::{Postgres, postgres};
-pub use relay::Relay;

@@ -7,7 +7,7 @@ use std::process::Stdio;
 use anyhow::{Context as _, Result, ensure};
 use renga_tests::deployment::{Deployment, until, workspace};
 use renga_tests::process;
-use renga_tests::servers::{Cluster, Postgres, Relay};
+use renga_tests::servers::{Cluster, Gate, Postgres};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
@@ -24,7 +24,7 @@ pub(crate) struct Installed {
     pub(crate) deployment: Deployment,
     /// Of the database, as this process reaches it.
     pub(crate) database: String,
-    _relay: Relay,
+    _gate: Gate,
 }
 
 impl Installed {
@@ -33,8 +33,8 @@ impl Installed {
         let database = postgres.create_database().await?;
         let parsed: tokio_postgres::Config = database.parse()?;
         let port = *parsed.get_ports().first().context("the database's URI has a port")?;
-        let relay = Relay::start(cluster.machine_address().into(), ([127, 0, 0, 1], port).into()).await?;
-        let from_pods = database.replacen(&format!("127.0.0.1:{port}"), &relay.address().to_string(), 1);
+        let gate = Gate::before_address(([127, 0, 0, 1], port).into(), cluster.machine_address()).await?;
+        let from_pods = database.replacen(&format!("127.0.0.1:{port}"), &gate.socket(), 1);
         ensure!(from_pods != database, "this test needs a PostgreSQL at 127.0.0.1, not {database}");
 
         let deployment =
@@ -50,7 +50,7 @@ impl Installed {
             "stringData": { "database-uri": from_pods, "seal-key": SEAL_KEY },
         });
         cluster.apply(&secret).await?;
-        let installed = Self { cluster, deployment, database, _relay: relay };
+        let installed = Self { cluster, deployment, database, _gate: gate };
         copy(&manifests(), &installed.folder().join("deploy"))?;
         Ok(installed)
     }

@@ -51,7 +51,14 @@ async fn two_replicas_launch_and_take_over_from_each_other() -> Result<()> {
     ensure!(next != holder, "{holder} was deleted, and holds it still");
     ends_with_all_its_lines(&installed, &execution).await?;
 
-    // The place of the one that was deleted is filled again.
+    // One that is killed has no time to hand anything over.
+    let execution = client.run(json!({"image": BUSYBOX, "command": ["sh", "-c", counting]})).await?;
+    client.wait_for(&execution, &["running"]).await?;
+    let holder = installed.pod_that_holds(&execution.id).await?;
+    installed.cluster.kill_container(DEPLOYER, &holder).await?;
+    ends_with_all_its_lines(&installed, &execution).await?;
+
+    // The places of those that were taken away are filled again.
     installed.rolled_out().await?;
     installed.end().await
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -22,12 +22,11 @@ use renga_shared::domain::{ExecutionId, Specification};
 use renga_tests::deployment::until;
 use renga_tests::kubernetes::Executions;
 use renga_tests::scripts::{Script, TestEngine};
-use renga_tests::servers::Cluster;
+use renga_tests::servers::{Cluster, Gate};
 use serde_json::{Value, json};
 
 use crate::cluster;
 use crate::flaws::{Flaw, Flawed};
-use crate::gate::Gate;
 
 pub(crate) use renga_tests::deployment::PATIENCE;
 
@@ -77,7 +76,7 @@ impl Bed {
 
     pub(crate) async fn docker(docker: bollard::Docker) -> Result<Self> {
         let (_, url) = TestEngine::Docker.variable();
-        let gate = Gate::before(url.trim_start_matches("docker://")).await?;
+        let gate = Gate::before_file(url.trim_start_matches("docker://")).await?;
         Self::new(TestEngine::Docker, Place::Docker(docker, gate), |settings| {
             Ok(EngineUrl::parse(url)?.connect(settings))
         })
@@ -85,9 +84,7 @@ impl Bed {
 
     pub(crate) async fn kubernetes(cluster: &'static Cluster) -> Result<Self> {
         let executions = Executions::new(cluster, "suite").await?;
-        let api: SocketAddr = cluster.url().trim_start_matches("https://").parse()?;
-        let gate = Gate::before_address(api).await?;
-        let kubeconfig = executions.kubeconfig_through(gate.socket().parse()?, &api.ip().to_string())?;
+        let (gate, kubeconfig) = executions.gate(cluster).await?;
         let url = executions.url();
         let place = Place::Kubernetes(Namespace { cluster, executions, kubeconfig }, gate);
         Self::new(TestEngine::Kubernetes, place, |settings| Ok(EngineUrl::parse(&url)?.connect(settings)))

@@ -8,7 +8,6 @@ mod bed;
 mod cluster;
 mod endings;
 mod flaws;
-mod gate;
 mod logs;
 mod objects;
 mod volumes;

@@ -3,6 +3,7 @@
 
 mod api_server;
 mod credentials;
+mod forgotten;
 mod lost;
 mod namespaces;
 mod ports;
@@ -26,6 +27,8 @@ use renga_tests::kubernetes::Executions;
 use renga_tests::scripts::{Script, TestEngine};
 use renga_tests::servers::Cluster;
 use serde_json::{Value, json};
+
+const STOP_GRACE: Duration = Duration::from_secs(5);
 
 /// A namespace of a cluster, and the engine that runs executions in it.
 struct Ground {
@@ -103,11 +106,17 @@ fn connect(url: &str) -> Result<Arc<dyn Engine>> {
 }
 
 fn connect_with(url: &str, kubernetes: KubernetesSettings) -> Result<Arc<dyn Engine>> {
-    let settings = EngineSettings {
+    let settings =
+        EngineSettings { kubernetes: KubernetesSettings { stop_grace: STOP_GRACE, ..kubernetes }, ..settings() };
+    Ok(EngineUrl::parse(url)?.connect(&settings))
+}
+
+/// Those of a deployment that nobody else has.
+fn settings() -> EngineSettings {
+    EngineSettings {
         deployment: format!("test-{:016x}", Random::from_system().number()),
         host_paths: Vec::new(),
         container_ip: Ipv4Addr::LOCALHOST.into(),
-        kubernetes: KubernetesSettings { stop_grace: Duration::from_secs(5), ..kubernetes },
-    };
-    Ok(EngineUrl::parse(url)?.connect(&settings))
+        kubernetes: KubernetesSettings { stop_grace: STOP_GRACE, ..KubernetesSettings::default() },
+    }
 }

@@ -1,16 +1,21 @@
-//! A socket before an engine's own, which can be shut: to whoever uses it the engine is away, to others it is not.
+//! A second address for a server of the tests, which can be shut: to whoever uses it the server is away, to others it is not.
+//!
+//! The servers listen on loopback, where PostgreSQL trusts whoever comes: a cluster's pods cannot reach that, and nobody but
+//! them is to. So what they are to reach has a gate at the address that this machine has in their network alone.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
-pub(crate) struct Gate {
-    engine: Address,
+/// Hands connections on until it is dropped.
+#[derive(Debug)]
+pub struct Gate {
+    server: Address,
     own: Address,
     /// The folder of a socket's file.
     _folder: Option<tempfile::TempDir>,
@@ -33,28 +38,38 @@ trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<C: AsyncRead + AsyncWrite + Send + Unpin> Connection for C {}
 
 impl Gate {
-    /// An open gate before the socket `engine`.
-    pub(crate) async fn before(engine: &str) -> Result<Self> {
+    /// An open gate before the socket that is the file `server`.
+    ///
+    /// # Errors
+    /// When no folder can be made for a file of its own.
+    pub async fn before_file(server: impl Into<PathBuf>) -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        let own = Address::File(folder.path().join("docker.sock"));
-        Self::open_between(own, Address::File(engine.into()), Some(folder)).await
+        let own = Address::File(folder.path().join("gate.sock"));
+        Self::open_between(own, Address::File(server.into()), Some(folder)).await
     }
 
-    /// An open gate before the address `engine`.
-    pub(crate) async fn before_address(engine: SocketAddr) -> Result<Self> {
+    /// An open gate before the address `server`, at some port of `at`.
+    ///
+    /// # Errors
+    /// When this machine does not have the address.
+    pub async fn before_address(server: SocketAddr, at: impl Into<IpAddr>) -> Result<Self> {
+        let at = at.into();
+        let listener = TcpListener::bind((at, 0)).await.with_context(|| format!("listen on {at}"))?;
         // The port stays ours: nothing else of this machine binds one by number.
-        let own = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?.local_addr()?;
-        Self::open_between(Address::Network(own), Address::Network(engine), None).await
+        let own = listener.local_addr()?;
+        drop(listener);
+        Self::open_between(Address::Network(own), Address::Network(server), None).await
     }
 
-    async fn open_between(own: Address, engine: Address, folder: Option<tempfile::TempDir>) -> Result<Self> {
-        let gate = Self { engine, own, _folder: folder, listener: Mutex::default() };
+    async fn open_between(own: Address, server: Address, folder: Option<tempfile::TempDir>) -> Result<Self> {
+        let gate = Self { server, own, _folder: folder, listener: Mutex::default() };
         gate.open().await?;
         Ok(gate)
     }
 
-    /// Where whoever uses it finds it.
-    pub(crate) fn socket(&self) -> String {
+    /// Where whoever uses it finds it: the path of a file, or an address with a port.
+    #[must_use]
+    pub fn socket(&self) -> String {
         match &self.own {
             Address::File(path) => path.display().to_string(),
             Address::Network(address) => address.to_string(),
@@ -62,22 +77,28 @@ impl Gate {
     }
 
     /// Passes on what comes.
-    pub(crate) async fn open(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// When its own address was taken meanwhile.
+    pub async fn open(&self) -> Result<()> {
         let socket = self.close_and_listen().await?;
-        let engine = self.engine.clone();
+        let server = self.server.clone();
         self.listener.lock().await.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok(client) = socket.accept().await {
                 while connections.try_join_next().is_some() {}
-                let engine = engine.clone();
-                connections.spawn(async move { pass_on(client, &engine).await });
+                let server = server.clone();
+                connections.spawn(async move { pass_on(client, &server).await });
             }
         });
         Ok(())
     }
 
     /// Takes every connection and answers none.
-    pub(crate) async fn silence(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// When its own address was taken meanwhile.
+    pub async fn silence(&self) -> Result<()> {
         let socket = self.close_and_listen().await?;
         self.listener.lock().await.spawn(async move {
             let mut held = Vec::new();
@@ -89,7 +110,10 @@ impl Gate {
     }
 
     /// Breaks every connection and takes no other.
-    pub(crate) async fn close(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// When its own file cannot be removed.
+    pub async fn close(&self) -> Result<()> {
         self.listener.lock().await.shutdown().await;
         match &self.own {
             Address::File(path) => match std::fs::remove_file(path) {
@@ -118,13 +142,13 @@ impl Listener {
     }
 }
 
-async fn pass_on(mut client: Box<dyn Connection>, engine: &Address) {
-    let engine: std::io::Result<Box<dyn Connection>> = match engine {
+async fn pass_on(mut client: Box<dyn Connection>, server: &Address) {
+    let server: std::io::Result<Box<dyn Connection>> = match server {
         Address::File(path) => UnixStream::connect(path).await.map(|stream| Box::new(stream) as _),
         Address::Network(address) => TcpStream::connect(address).await.map(|stream| Box::new(stream) as _),
     };
     // Either end may go away at any time: the other one hears of it.
-    if let Ok(mut engine) = engine {
-        let _ = tokio::io::copy_bidirectional(&mut client, &mut engine).await;
+    if let Ok(mut server) = server {
+        let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
     }
 }

@@ -1,0 +1,104 @@
+//! An API server that no longer knows what a watch has missed says `410 Gone`, and everything is listed anew. No real one can
+//! be brought to it at will, so the answers are played.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::{Context as _, Result, ensure};
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse as _, Response};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use renga_reconciler::clock::{Clock as _, SystemClock};
+use renga_reconciler::engine::{DEPLOYMENT_LABEL, EXECUTION_LABEL, EngineEvent, EngineUrl, object_name};
+use renga_shared::domain::ExecutionId;
+use renga_tests::deployment::until;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+
+use crate::settings;
+
+/// An API server with one Job, until its watch is told that it has missed something.
+struct Played {
+    job: Value,
+    lists: AtomicUsize,
+    forgets: Notify,
+}
+
+async fn answer(State(played): State<Arc<Played>>, request: Request) -> Response {
+    let uri = request.uri();
+    let is_of_jobs = uri.path().ends_with("/jobs");
+    if uri.path() == "/version" {
+        let version = json!({
+            "major": "1", "minor": "36", "gitVersion": "v1.36.0", "gitCommit": "", "gitTreeState": "", "buildDate": "",
+            "goVersion": "", "compiler": "", "platform": "",
+        });
+        return Json(version).into_response();
+    }
+    if uri.query().unwrap_or_default().contains("watch=") {
+        let gone = json!({ "type": "ERROR", "object": {
+            "kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Expired", "code": 410,
+            "message": "too old resource version: 7 (1000)",
+        }});
+        let told = async move {
+            if is_of_jobs {
+                played.forgets.notified().await;
+            } else {
+                std::future::pending::<()>().await;
+            }
+            Ok::<_, std::convert::Infallible>(format!("{gone}\n"))
+        };
+        return Body::from_stream(stream::once(told)).into_response();
+    }
+    let has_the_job = is_of_jobs && played.lists.fetch_add(1, Ordering::SeqCst) == 0;
+    let items = if has_the_job { json!([played.job]) } else { json!([]) };
+    Json(json!({ "metadata": { "resourceVersion": "7" }, "items": items })).into_response()
+}
+
+#[tokio::test]
+async fn everything_is_listed_anew() -> Result<()> {
+    let settings = settings();
+    let id = ExecutionId::new(SystemClock.now(), [1; 8]);
+    let labels = json!({ EXECUTION_LABEL: id.to_string(), DEPLOYMENT_LABEL: settings.deployment });
+    let job = json!({
+        "metadata": {
+            "name": object_name(id), "namespace": "jobs", "uid": "the-only-one", "resourceVersion": "5", "labels": labels,
+        },
+        "spec": { "suspend": true, "template": {} },
+    });
+    let played = Arc::new(Played { job, lists: AtomicUsize::new(0), forgets: Notify::new() });
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let server = format!("http://{}", listener.local_addr()?);
+    let router = axum::Router::new().fallback(answer).with_state(Arc::clone(&played));
+    let serving = tokio::spawn(async move { axum::serve(listener, router).await });
+
+    let folder = tempfile::tempdir()?;
+    let kubeconfig = folder.path().join("kubeconfig");
+    let config = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "played",
+        "clusters": [{ "name": "played", "cluster": { "server": server } }],
+        "users": [{ "name": "anybody", "user": {} }],
+        "contexts": [{ "name": "played", "context": { "cluster": "played", "user": "anybody" } }],
+    });
+    std::fs::write(&kubeconfig, config.to_string())?;
+    let url = format!("k8s://?namespace=jobs&kubeconfig={}", kubeconfig.display());
+    let engine = EngineUrl::parse(&url)?.connect(&settings);
+
+    engine.probe().await?;
+    let mut events = engine.events();
+    ensure!(events.try_next().await? == Some(EngineEvent::Resync));
+    engine.inspect(id).await?.context("the Job was listed")?;
+    played.forgets.notify_one();
+    until("the Job to be gone", async || {
+        Ok(engine.inspect(id).await?.map_or(Ok(()), |object| Err(json!(format!("{object:?}")))))
+    })
+    .await?;
+    let event = events.next().await.context("nobody is told")??;
+    ensure!(matches!(event, EngineEvent::Changed(changed) if changed == id), "{event:?}");
+    ensure!(played.lists.load(Ordering::SeqCst) == 2, "Jobs were listed {} times", played.lists.load(Ordering::SeqCst));
+    serving.abort();
+    Ok(())
+}
