@@ -5,6 +5,7 @@ mod load;
 mod process;
 mod report;
 mod rows;
+mod simulated_kubelet;
 mod simulated_nodes;
 mod yardsticks;
 

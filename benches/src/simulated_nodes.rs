@@ -1,8 +1,12 @@
-//! Nodes that run nothing: they tell the cluster that they are there, and that each pod which the scheduler gave them runs.
+//! Nodes that run nothing: they tell the cluster that they are there, and that each pod which the scheduler gave them runs;
+//! who follows its logs waits for something to be written.
 //!
 //! So thousands of pods cost no more than their objects. What is not simulated is everything else: the API server, its store,
 //! the controllers and the scheduler are real.
 
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -11,8 +15,11 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client, ResourceExt as _};
+use renga_tests::servers::Cluster;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
+
+use crate::simulated_kubelet::SimulatedKubelet;
 
 const NODES: usize = 20;
 /// Twice as many pods as are made, so that the scheduler never has to look for room.
@@ -24,38 +31,50 @@ const AT_ONCE: usize = 8;
 
 /// The nodes; they are gone when it is dropped.
 pub(crate) struct SimulatedNodes {
+    logs_asked: Arc<AtomicU64>,
     /// Aborted on drop.
     _tasks: JoinSet<Result<()>>,
 }
 
 impl SimulatedNodes {
     /// Makes them, and returns when all are ready.
-    pub(crate) async fn start(client: Client) -> Result<Self> {
+    pub(crate) async fn start(cluster: &Cluster, client: Client) -> Result<Self> {
+        let kubelet = SimulatedKubelet::bind(cluster.machine_address(), cluster.folder()).await?;
+        let kubelet_at = (cluster.machine_address(), kubelet.port()?);
         let nodes: Api<Node> = Api::all(client.clone());
         for number in 0..NODES {
             let name = format!("simulated-{number}");
             let node = json!({ "metadata": { "name": name, "labels": { "kubernetes.io/hostname": name } } });
             nodes.create(&PostParams::default(), &serde_json::from_value(node)?).await.context("make a node")?;
         }
-        tell_that_they_live(&nodes).await?;
+        tell_that_they_live(&nodes, kubelet_at).await?;
         let mut tasks = JoinSet::new();
+        let logs_asked = kubelet.asked();
+        tasks.spawn(kubelet.serve());
         tasks.spawn(async move {
             loop {
                 tokio::time::sleep(SIGN_OF_LIFE).await;
-                tell_that_they_live(&nodes).await?;
+                tell_that_they_live(&nodes, kubelet_at).await?;
             }
         });
         tasks.spawn(run_pods(client));
-        Ok(Self { _tasks: tasks })
+        Ok(Self { logs_asked, _tasks: tasks })
+    }
+
+    /// How often they were asked for the logs of a pod.
+    pub(crate) fn logs_asked(&self) -> u64 {
+        self.logs_asked.load(Ordering::Relaxed)
     }
 }
 
-async fn tell_that_they_live(nodes: &Api<Node>) -> Result<()> {
+async fn tell_that_they_live(nodes: &Api<Node>, (address, port): (Ipv4Addr, u16)) -> Result<()> {
     let now = k8s_openapi::jiff::Timestamp::now();
     let room = json!({ "cpu": "1000", "memory": "1000Gi", "pods": PODS.to_string() });
     let status = json!({ "status": {
         "capacity": room, "allocatable": room,
         "conditions": [{ "type": "Ready", "status": "True", "reason": "Simulated", "lastHeartbeatTime": now }],
+        "addresses": [{ "type": "InternalIP", "address": address }],
+        "daemonEndpoints": { "kubeletEndpoint": { "Port": port } },
     }});
     for number in 0..NODES {
         let name = format!("simulated-{number}");

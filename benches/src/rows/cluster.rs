@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::api::batch::v1::Job;
-use kube::api::{ListParams, PostParams};
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
 use renga_tests::servers::Cluster;
@@ -25,15 +27,18 @@ const WITHIN: Duration = Duration::from_secs(600);
 const WATCHED: Duration = Duration::from_secs(20);
 const OURS: &str = "executions";
 const RAW: &str = "raw";
+const RAW_SUSPENDED: &str = "raw-suspended";
+/// How many Jobs are made and then let run: enough to know the rate.
+const SUSPENDED: usize = 2_000;
 
 /// 5,000 executions, the same Jobs sent raw, and 10,000 that nothing happens to.
 pub(super) async fn at_scale() -> Result<Vec<Row>> {
     let cluster = Cluster::start_without_node().await?;
     let client = connect(&cluster).await?;
-    for namespace in [OURS, RAW] {
+    for namespace in [OURS, RAW, RAW_SUSPENDED] {
         cluster.kubectl(&["create", "namespace", namespace]).await?;
     }
-    let _nodes = SimulatedNodes::start(client.clone()).await?;
+    let nodes = SimulatedNodes::start(&cluster, client.clone()).await?;
     let surroundings = Surroundings::sqlite()?.on_kubernetes(&cluster.kubeconfig(), OURS);
     let deployer = surroundings.deployer().await?;
     let ours = deployer.ready().await?;
@@ -55,14 +60,16 @@ pub(super) async fn at_scale() -> Result<Vec<Row>> {
     let calls = Calls::of(&client).await?.since(&before);
     let memory = deployer.resident_mib()?;
 
-    let raw = raw(&client).await?;
+    let logs_asked = nodes.logs_asked();
+    let at_once = raw(&client, RAW, EXECUTIONS).await?;
+    let in_two_calls = raw(&client, RAW_SUSPENDED, SUSPENDED).await?;
     let rate = |count: usize, taken: Duration| count as f64 / taken.as_secs_f64();
     let each = |count: u64| short(count as f64 / EXECUTIONS as f64);
     let mut rows = vec![
         Row::new(
             "executions dispatched to Kubernetes, per second",
             rate(EXECUTIONS, dispatched),
-            Some(rate(EXECUTIONS, raw)),
+            Some(rate(EXECUTIONS, at_once)),
             Bar::AtLeastTimes(0.7),
             format!(
                 "{EXECUTIONS}, from the first POST (all posted after {} s) until the last Job was made; all ran after {} s; \
@@ -72,15 +79,22 @@ pub(super) async fn at_scale() -> Result<Vec<Row>> {
             ),
         ),
         Row::new(
+            "the same beside the same two calls",
+            rate(EXECUTIONS, dispatched),
+            Some(rate(SUSPENDED, in_two_calls)),
+            Bar::None,
+            format!("yardstick: {SUSPENDED} of these Jobs made suspended and then let run, raw"),
+        ),
+        Row::new(
             "API calls per execution, until it runs",
-            calls.written() as f64 / EXECUTIONS as f64,
+            (calls.written() + calls.read() + logs_asked) as f64 / EXECUTIONS as f64,
             None,
             Bar::None,
             format!(
                 "Jobs made {}, Jobs let run {}, logs asked for {}, everything else read {}",
                 each(calls.count("POST", "jobs")),
                 each(calls.count("PATCH", "jobs")),
-                each(calls.count("GET", "pods/log") + calls.count("CONNECT", "pods/log")),
+                each(logs_asked),
                 each(calls.read()),
             ),
         ),
@@ -135,38 +149,53 @@ async fn until(database: &Database, phases: &[&str]) -> Result<()> {
             return Ok(());
         }
         ensure!(begin.elapsed() < WITHIN, "{left} executions are still {}", phases.join(" or "));
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
 
-/// Sends as many Jobs like ours, under other names and in another namespace. How long that takes.
-async fn raw(client: &Client) -> Result<Duration> {
+/// Sends `count` Jobs like ours to `namespace`, under other names; to [`RAW_SUSPENDED`] as we do, in two calls. How long that
+/// takes. It returns when their pods run, so that they are not in the way of what is measured next.
+async fn raw(client: &Client, namespace: &str, count: usize) -> Result<Duration> {
     let ours: Api<Job> = Api::namespaced(client.clone(), OURS);
     let found = ours.list(&ListParams::default().limit(1)).await?;
     let mut like = found.items.into_iter().next().context("there is no Job of ours")?;
     // As it was sent: without what the server and its controllers added.
     like.status = None;
-    like.metadata = k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta {
-        labels: like.metadata.labels,
-        ..Default::default()
-    };
+    like.metadata = ObjectMeta { labels: like.metadata.labels, ..ObjectMeta::default() };
+    let suspended = namespace == RAW_SUSPENDED;
     let spec = like.spec.as_mut().context("a Job has a specification")?;
-    (spec.selector, spec.suspend) = (None, Some(true));
-    let added = |name: &String| {
+    (spec.selector, spec.suspend) = (None, Some(suspended));
+    let ours = |name: &String| {
         !name.contains("batch.kubernetes.io/") && !matches!(name.as_str(), "controller-uid" | "job-name")
     };
     if let Some(labels) = spec.template.metadata.as_mut().and_then(|metadata| metadata.labels.as_mut()) {
-        labels.retain(|name, _| added(name));
+        labels.retain(|name, _| ours(name));
     }
-    let jobs: Api<Job> = Api::namespaced(client.clone(), RAW);
+    let jobs: Api<Job> = Api::namespaced(client.clone(), namespace);
     let begin = Instant::now();
-    let sent = stream::iter(0..EXECUTIONS).map(|number| {
+    let sent = stream::iter(0..count).map(|number| {
         let (jobs, mut job) = (jobs.clone(), like.clone());
-        job.metadata.name = Some(format!("raw-{number}"));
-        async move { jobs.create(&PostParams::default(), &job).await }
+        let name = format!("raw-{number}");
+        job.metadata.name = Some(name.clone());
+        async move {
+            jobs.create(&PostParams::default(), &job).await?;
+            if suspended {
+                let run = json!({ "spec": { "suspend": false } });
+                jobs.patch(&name, &PatchParams::default(), &Patch::Merge(&run)).await?;
+            }
+            Ok::<_, kube::Error>(())
+        }
     });
-    sent.buffer_unordered(CONNECTIONS).try_for_each(|_| async { Ok(()) }).await?;
-    Ok(begin.elapsed())
+    sent.buffer_unordered(CONNECTIONS).try_for_each(|()| async { Ok(()) }).await?;
+    let took = begin.elapsed();
+
+    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let running = ListParams::default().fields("status.phase=Running");
+    while pods.list_metadata(&running).await?.items.len() < count {
+        ensure!(begin.elapsed() < WITHIN, "not all pods in {namespace} run");
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+    Ok(took)
 }
 
 /// How often the API server was asked what only the deployer asks: the controllers change statuses and make pods.
