@@ -225,7 +225,7 @@ async fn are_alive_but_not_ready_while_the_database_is_away() -> Result<()> {
 async fn opens_as_many_files_as_its_administrator_allows() -> Result<()> {
     let deployment = Deployment::without_reconciler(&[]).await?;
     let program = process::reconciler()?.to_str().context("a path of text")?;
-    let limited = ["-c", "ulimit -H -n 3000 && ulimit -S -n 200 && exec \"$0\"", program];
+    let limited = ["-c", "ulimit -S -n 200 && ulimit -H -n 3000 && exec \"$0\"", program];
     let log = deployment.folder().join("limited.log");
     let mut process = Process::start(Path::new("sh"), &limited, &deployment.environment, &log)?;
     process.metrics_address().await?;

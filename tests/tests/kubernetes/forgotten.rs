@@ -97,7 +97,7 @@ async fn everything_is_listed_anew() -> Result<()> {
     })
     .await?;
     let event = events.next().await.context("nobody is told")??;
-    ensure!(matches!(event, EngineEvent::Changed(changed) if changed == id), "{event:?}");
+    ensure!(event == EngineEvent::Resync, "{event:?}");
     ensure!(played.lists.load(Ordering::SeqCst) == 2, "Jobs were listed {} times", played.lists.load(Ordering::SeqCst));
     serving.abort();
     Ok(())
