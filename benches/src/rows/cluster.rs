@@ -165,11 +165,11 @@ async fn raw(client: &Client, namespace: &str, count: usize) -> Result<Duration>
     let suspended = namespace == RAW_SUSPENDED;
     let spec = like.spec.as_mut().context("a Job has a specification")?;
     (spec.selector, spec.suspend) = (None, Some(suspended));
-    let ours = |name: &String| {
+    let sent_by_us = |name: &String| {
         !name.contains("batch.kubernetes.io/") && !matches!(name.as_str(), "controller-uid" | "job-name")
     };
     if let Some(labels) = spec.template.metadata.as_mut().and_then(|metadata| metadata.labels.as_mut()) {
-        labels.retain(|name, _| ours(name));
+        labels.retain(|name, _| sent_by_us(name));
     }
     let jobs: Api<Job> = Api::namespaced(client.clone(), namespace);
     let begin = Instant::now();

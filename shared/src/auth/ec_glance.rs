@@ -1,7 +1,7 @@
 //! A glance at a signature on an elliptic curve, which may refuse it and never accepts it.
 //!
 //! The library knows nothing of a key when it verifies with it, and doubles a point for each bit. Who sees the same key again
-//! and again can keep multiples of it, and add those up, in two fifths of the time. They take as long to make as a few
+//! and again can keep multiples of it, and add those up, in a third of the time. They take as long to make as a few
 //! signatures to verify, so they are made when a signature was forged: there are most likely more. What passes is verified by
 //! the library all the same, so that a mistake here lets nobody in.
 
@@ -37,8 +37,18 @@ where
         Some(Self { key, multiples: OnceLock::new() })
     }
 
-    /// Gets ready to look: a signature was forged.
-    pub(super) fn prepare(&self) {
+    /// Whether the key has signed the token, whose algorithm has the digest `D`: as `verify` says, which is not asked where the
+    /// glance says no.
+    pub(super) fn has_signed<D: Digest>(&self, token: &str, verify: impl FnOnce() -> bool) -> bool {
+        let has = self.may_have_signed::<D>(token) && verify();
+        if !has {
+            self.prepare();
+        }
+        has
+    }
+
+    /// Gets ready to look.
+    fn prepare(&self) {
         self.multiples.get_or_init(|| {
             let mut point = self.key;
             // One more than a number has bytes: its digits are signed, and carry.
@@ -53,9 +63,8 @@ where
         });
     }
 
-    /// Whether the key may have signed the token, whose algorithm has the digest `D`. No is certain; while nothing is prepared,
-    /// any may.
-    pub(super) fn may_have_signed<D: Digest>(&self, token: &str) -> bool {
+    /// Whether the key may have signed the token. No is certain; while nothing is prepared, any may.
+    fn may_have_signed<D: Digest>(&self, token: &str) -> bool {
         let Some(multiples) = self.multiples.get() else { return true };
         opens::<C, D>(multiples, token).unwrap_or_default()
     }
@@ -159,6 +168,16 @@ mod tests {
         let other = ES256KeyPair::generate().sign(claims("alice")).unwrap();
         assert!(!glance.may_have_signed::<Sha256>(&other));
         assert!(!glance.may_have_signed::<Sha384>(&token), "a digest of another length");
+    }
+
+    #[test]
+    fn it_looks_once_a_signature_was_forged_and_accepts_nothing_by_itself() {
+        let pair = ES256KeyPair::generate();
+        let (glance, token) = (p256(&pair), pair.sign(claims("alice")).unwrap());
+        assert!(glance.has_signed::<Sha256>(&token, || true) && glance.multiples.get().is_none());
+        assert!(!glance.has_signed::<Sha256>("forged", || false) && glance.multiples.get().is_some());
+        assert!(!glance.has_signed::<Sha256>("forged", || unreachable!("it is known already")));
+        assert!(glance.has_signed::<Sha256>(&token, || true) && !glance.has_signed::<Sha256>(&token, || false));
     }
 
     #[test]

@@ -181,25 +181,17 @@ impl VerificationKey {
     /// Whether the token was signed with this key by `algorithm`, which this key allows. Claims are not looked at: the
     /// library would ask a clock of its own.
     pub(super) fn signed(&self, token: &str, algorithm: &str) -> bool {
-        let may_have = match &self.kind {
-            Kind::Rsa(key) => key.glance.may_have_signed(token, algorithm),
-            Kind::P256(_, glance) => glance.may_have_signed::<Sha256>(token),
-            Kind::P384(_, glance) => glance.may_have_signed::<Sha384>(token),
-            Kind::Ed25519(_) => true,
-        };
-        if !may_have {
-            return false;
-        }
-        let has = self.has_signed(token, algorithm);
+        let verify = || self.verifies(token, algorithm);
         match &self.kind {
-            Kind::P256(_, glance) if !has => glance.prepare(),
-            Kind::P384(_, glance) if !has => glance.prepare(),
-            _ => {}
+            Kind::Rsa(key) => key.glance.may_have_signed(token, algorithm) && verify(),
+            Kind::P256(_, glance) => glance.has_signed::<Sha256>(token, verify),
+            Kind::P384(_, glance) => glance.has_signed::<Sha384>(token, verify),
+            Kind::Ed25519(_) => verify(),
         }
-        has
     }
 
-    fn has_signed(&self, token: &str, algorithm: &str) -> bool {
+    /// The same, by the library alone.
+    fn verifies(&self, token: &str, algorithm: &str) -> bool {
         let options = VerificationOptions {
             artificial_time: Some(jwt_simple::prelude::Duration::from_secs(0)),
             time_tolerance: Some(jwt_simple::prelude::Duration::from_secs(0)),

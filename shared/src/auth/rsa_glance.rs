@@ -1,7 +1,7 @@
 //! A glance at an RSA signature, which may refuse it and never accepts it.
 //!
 //! The library's arithmetic is made for private keys too: it takes a component milliseconds to find that a token is forged, and
-//! whoever sends forged tokens could have them for the asking. This does the least that a public key needs, in a tenth of the
+//! whoever sends forged tokens could have them for the asking. This does the least that a public key needs, in a seventh of the
 //! time. What passes is verified by the library all the same, so that a mistake here lets nobody in.
 
 use base64::Engine as _;

@@ -12,6 +12,7 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse as _, Response};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use renga_reconciler::clock::{Clock as _, SystemClock};
+use renga_reconciler::engine::kubernetes::KubernetesSettings;
 use renga_reconciler::engine::{DEPLOYMENT_LABEL, EXECUTION_LABEL, EngineEvent, EngineUrl, object_name};
 use renga_shared::domain::ExecutionId;
 use renga_tests::deployment::until;
@@ -60,7 +61,7 @@ async fn answer(State(played): State<Arc<Played>>, request: Request) -> Response
 
 #[tokio::test]
 async fn everything_is_listed_anew() -> Result<()> {
-    let settings = settings();
+    let settings = settings(KubernetesSettings::default());
     let id = ExecutionId::new(SystemClock.now(), [1; 8]);
     let labels = json!({ EXECUTION_LABEL: id.to_string(), DEPLOYMENT_LABEL: settings.deployment });
     let job = json!({

@@ -28,8 +28,6 @@ use renga_tests::scripts::{Script, TestEngine};
 use renga_tests::servers::Cluster;
 use serde_json::{Value, json};
 
-const STOP_GRACE: Duration = Duration::from_secs(5);
-
 /// A namespace of a cluster, and the engine that runs executions in it.
 struct Ground {
     executions: Executions,
@@ -106,17 +104,15 @@ fn connect(url: &str) -> Result<Arc<dyn Engine>> {
 }
 
 fn connect_with(url: &str, kubernetes: KubernetesSettings) -> Result<Arc<dyn Engine>> {
-    let settings =
-        EngineSettings { kubernetes: KubernetesSettings { stop_grace: STOP_GRACE, ..kubernetes }, ..settings() };
-    Ok(EngineUrl::parse(url)?.connect(&settings))
+    Ok(EngineUrl::parse(url)?.connect(&settings(kubernetes)))
 }
 
 /// Those of a deployment that nobody else has.
-fn settings() -> EngineSettings {
+fn settings(kubernetes: KubernetesSettings) -> EngineSettings {
     EngineSettings {
         deployment: format!("test-{:016x}", Random::from_system().number()),
         host_paths: Vec::new(),
         container_ip: Ipv4Addr::LOCALHOST.into(),
-        kubernetes: KubernetesSettings { stop_grace: STOP_GRACE, ..KubernetesSettings::default() },
+        kubernetes: KubernetesSettings { stop_grace: Duration::from_secs(5), ..kubernetes },
     }
 }
