@@ -49,8 +49,8 @@ const QUIET: Duration = Duration::from_secs(120);
 /// What one reconciler may do in that time, counted twice: its lease, looks at what is due whenever somebody wrote or a
 /// second went by, and probes.
 const STATEMENTS_WHEN_QUIET: u64 = 2 * (120 + 4 * 32 + 3 * 32 + 40);
-/// The same for looks at the queues, while somebody waits for an engine, and at whoever waits.
-const STATEMENTS_WHEN_WAITING: u64 = 2 * (120 + 40);
+/// The same for looks at the queues, two statements each, while somebody waits for an engine, and at whoever waits.
+const STATEMENTS_WHEN_WAITING: u64 = 2 * (2 * 120 + 40);
 const CALLS_WHEN_QUIET: u64 = 2 * 2 * 10;
 
 /// What a simulation did.
@@ -113,7 +113,7 @@ impl Simulation {
         };
         let worlds = vec![world("one")?, world("two")?];
         let limits = BTreeMap::from([(EngineName::parse("two")?, LIMIT)]);
-        let rules = Rules::new(worlds.iter().map(|(_, world)| world.clone()).collect(), limits.clone(), LOG_LIMIT);
+        let rules = Rules::new(worlds.iter().cloned().collect(), limits.clone(), LOG_LIMIT);
         let settings = Settings {
             stop_grace: Duration::from_secs(10),
             log_limit: LOG_LIMIT,
@@ -209,11 +209,11 @@ impl Simulation {
     fn failure(&self, text: &str) -> String {
         let id = text.split([':', ' ']).next().filter(|word| word.len() == 36);
         format!(
-            "{text}\nat step {}, {:?} into it; RENGA_SIM_SEED={} plays it again. What happened before:\n{}",
+            "What happened before:\n{}\n{text}\nat step {}, {:?} into it; RENGA_SIM_SEED={} plays it again.",
+            trace::last(id, 150),
             self.summary.steps,
             self.around.clock.now().since(self.began),
             self.seed,
-            trace::last(id, 150),
         )
     }
 

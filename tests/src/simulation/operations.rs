@@ -198,7 +198,8 @@ impl Simulation {
             if let Some((_, written)) = world.object(id) {
                 trace::say(format!("the object of {id} is taken away"));
                 if let Some(known) = self.around.store.rules().known.get_mut(&id) {
-                    known.taken_away = Some(written);
+                    // One that was created on another engine has written nothing.
+                    known.taken_away.get_or_insert_default().extend(written);
                 }
                 world.lose(id);
             }

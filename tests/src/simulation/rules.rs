@@ -55,7 +55,7 @@ pub(super) struct Known {
 
 /// Holds what is seen against what must be.
 pub(super) struct Rules {
-    worlds: Vec<FakeWorld>,
+    worlds: BTreeMap<EngineName, FakeWorld>,
     limits: BTreeMap<EngineName, u32>,
     log_limit: i64,
     pub(super) known: BTreeMap<ExecutionId, Known>,
@@ -69,7 +69,7 @@ struct Change {
     id: ExecutionId,
     wanted: (Wanted, Wanted),
     phase: (Phase, Phase),
-    engine: (Option<String>, Option<String>),
+    engine: (Option<EngineName>, Option<EngineName>),
     engine_id: (Option<String>, Option<String>),
     started: (Option<i64>, Option<i64>),
     exit_code: (Option<i64>, Option<i64>),
@@ -87,7 +87,7 @@ impl Change {
             id: parse(&parsed(0)?),
             wanted: (parse(&parsed(10)?), parse(&parsed(1)?)),
             phase: (parse(&parsed(11)?), parse(&parsed(2)?)),
-            engine: (row.get(12)?, row.get(3)?),
+            engine: (engine(row, 12)?, engine(row, 3)?),
             engine_id: (row.get(13)?, row.get(4)?),
             started: (row.get(14)?, row.get(5)?),
             exit_code: (row.get(15)?, row.get(6)?),
@@ -106,8 +106,16 @@ where
     text.parse().unwrap()
 }
 
+fn engine(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<EngineName>> {
+    Ok(row.get::<_, Option<String>>(column)?.map(|name| EngineName::parse(&name).unwrap()))
+}
+
 impl Rules {
-    pub(super) fn new(worlds: Vec<FakeWorld>, limits: BTreeMap<EngineName, u32>, log_limit: i64) -> Self {
+    pub(super) fn new(
+        worlds: BTreeMap<EngineName, FakeWorld>,
+        limits: BTreeMap<EngineName, u32>,
+        log_limit: i64,
+    ) -> Self {
         Self { worlds, limits, log_limit, known: BTreeMap::new(), reached: BTreeMap::new(), broken: Vec::new() }
     }
 
@@ -120,13 +128,14 @@ impl Rules {
         self.broken.push(text);
     }
 
-    /// The object of an execution, wherever it is.
-    pub(super) fn object(&self, id: ExecutionId) -> Option<(ObjectState, Vec<LogEntry>)> {
-        self.worlds.iter().find_map(|world| world.object(id))
+    /// The object of an execution on the engine that its row names. Another engine may have one too for a while, created
+    /// and never started: its answer was lost, and the execution went elsewhere.
+    fn object(&self, engine: Option<&EngineName>, id: ExecutionId) -> Option<(ObjectState, Vec<LogEntry>)> {
+        self.worlds.get(engine?)?.object(id)
     }
 
-    pub(super) fn starts(&self, id: ExecutionId) -> u32 {
-        self.worlds.iter().map(|world| world.starts_of(id)).sum()
+    fn starts(&self, id: ExecutionId) -> u32 {
+        self.worlds.values().map(|world| world.starts_of(id)).sum()
     }
 
     /// Looks at what was just written.
@@ -169,9 +178,7 @@ impl Rules {
         // An engine that took nothing may hand it on.
         let handed_on = (phase.0, phase.1) == (Phase::Scheduled, Phase::Pending);
         kept("engine", engine.0.is_none() || engine.0 == engine.1 || handed_on)?;
-        rule(!handed_on || self.object(*id).is_none_or(|(state, _)| state == ObjectState::Created), || {
-            "it is handed on and was started".into()
-        })?;
+        rule(!handed_on || self.starts(*id) == 0, || "it is handed on and was started".into())?;
         kept("object", engine_id.0.is_none() || engine_id.0 == engine_id.1)?;
         kept("start", started.0.is_none() || started.0 == started.1)?;
         kept("exit code", exit_code.0.is_none() || exit_code.0 == exit_code.1)?;
@@ -184,7 +191,7 @@ impl Rules {
             return Ok(());
         }
         let known = self.known.get(id).cloned().unwrap_or_default();
-        let seen = self.object(*id);
+        let seen = self.object(engine.1.as_ref(), *id);
         let runs = matches!(seen, Some((ObjectState::Running { .. }, _)));
         match phase.1 {
             Phase::Running => rule(self.starts(*id) == 1, || "it runs and was never started".into()),
@@ -283,7 +290,7 @@ impl Rules {
         }
         let owned: BTreeSet<ExecutionId> =
             rows.iter().filter(|row| row.phase == Phase::Running).map(|row| row.id).collect();
-        let objects: Vec<ExecutionId> = self.worlds.iter().flat_map(FakeWorld::objects).collect();
+        let objects: Vec<ExecutionId> = self.worlds.values().flat_map(FakeWorld::objects).collect();
         for id in objects.into_iter().filter(|id| !owned.contains(id)) {
             self.broken(format!("{id} at rest: it has an object and does not run"));
         }
@@ -329,7 +336,7 @@ impl Rules {
         }
         rule((*phase, *wanted) == (Phase::Running, Wanted::Running), || "it has not come to rest".into())?;
         rule(holder.is_some(), || "nobody looks after it".into())?;
-        match self.object(*id) {
+        match self.object(row.engine.as_ref(), *id) {
             Some((ObjectState::Running { .. }, written)) => self.logs(connection, *id, &written, true),
             other => Err(format!("its object is {other:?}")),
         }
@@ -341,6 +348,7 @@ struct Resting {
     id: ExecutionId,
     wanted: Wanted,
     phase: Phase,
+    engine: Option<EngineName>,
     holder: Option<String>,
     due: Option<i64>,
     /// The engines that it waits for, each between commas.
@@ -349,14 +357,15 @@ struct Resting {
 
 impl Resting {
     fn all(connection: &Connection) -> Vec<Self> {
-        all(connection, "SELECT id, wanted, phase, holder, due_at, queued_on FROM executions", |row| {
+        all(connection, "SELECT id, wanted, phase, engine, holder, due_at, queued_on FROM executions", |row| {
             Ok(Self {
                 id: parse(&row.get::<_, String>(0)?),
                 wanted: parse(&row.get::<_, String>(1)?),
                 phase: parse(&row.get::<_, String>(2)?),
-                holder: row.get(3)?,
-                due: row.get(4)?,
-                queued_on: row.get(5)?,
+                engine: engine(row, 3)?,
+                holder: row.get(4)?,
+                due: row.get(5)?,
+                queued_on: row.get(6)?,
             })
         })
     }
