@@ -111,7 +111,8 @@ fn shell(script: &Script) -> Value {
         }
         Script::OutOfMemory => json!({
             "image": BUSYBOX,
-            "command": ["sh", "-c", "tail /dev/zero"],
+            // containerd begins to listen for it when the command runs already: at first it would go by unheard.
+            "command": ["sh", "-c", "sleep 1; exec tail /dev/zero"],
             "resources": { "limits": { "memory": "16Mi" } },
         }),
         Script::MissingImage => json!({ "image": "127.0.0.1:1/no/such:image" }),

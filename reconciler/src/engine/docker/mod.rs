@@ -52,7 +52,7 @@ use crate::crash::crash_point;
 
 use super::{
     Accepts, DEPLOYMENT_LABEL, EXECUTION_LABEL, Engine, EngineError, EngineEvent, EngineInfo, EngineSettings, Launch,
-    Listed, LogEntry, Object, object_name,
+    Listed, LogEntry, Object, ObjectState, object_name,
 };
 
 /// A Docker Engine.
@@ -212,8 +212,14 @@ impl Engine for Docker {
     }
 
     async fn inspect(&self, id: ExecutionId) -> Result<Option<Object>, EngineError> {
-        let container = self.ours(id).await?;
-        Ok(container.map(|container| state::object(&container, &self.settings)))
+        let Some(container) = self.ours(id).await? else { return Ok(None) };
+        let mut object = state::object(&container, &self.settings);
+        if let ObjectState::Exited(exit) = &mut object.state
+            && state::may_have_run_out_of_memory(&container)
+        {
+            exit.out_of_memory = events::ran_out_of_memory(&self.client, &object.id, exit.finished).await?;
+        }
+        Ok(Some(object))
     }
 
     async fn stop(&self, object: &str, grace: Duration) -> Result<(), EngineError> {

@@ -10,6 +10,9 @@ use renga_shared::domain::Timestamp;
 use super::body::PORTS_LABEL;
 use crate::engine::{DEPLOYMENT_LABEL, EXECUTION_LABEL, EngineSettings, Exit, Object, ObjectState};
 
+/// The exit code of a process that was killed by SIGKILL, as a shell has it.
+const KILLED: i64 = 128 + 9;
+
 /// Whether these labels are those of an object of this execution (any, if `None`) and deployment.
 pub(super) fn is_ours(labels: &HashMap<String, String>, settings: &EngineSettings, execution: Option<&str>) -> bool {
     labels.get(DEPLOYMENT_LABEL) == Some(&settings.deployment)
@@ -24,6 +27,13 @@ pub(super) fn labels(container: &ContainerInspectResponse) -> HashMap<String, St
 /// Whether it runs or has ever run. Docker would run an ended container anew if asked to start it.
 pub(super) fn was_started(container: &ContainerInspectResponse) -> bool {
     container.state.as_ref().is_some_and(|state| instant(state.started_at.as_deref()).is_some())
+}
+
+/// Whether its state leaves open why it was killed: it had a limit of memory, and is not said to have been killed for it.
+pub(super) fn may_have_run_out_of_memory(container: &ContainerInspectResponse) -> bool {
+    let limited = container.host_config.as_ref().is_some_and(|config| config.memory.is_some_and(|memory| memory > 0));
+    let killed = |state: &ContainerState| state.exit_code == Some(KILLED) && state.oom_killed != Some(true);
+    limited && container.state.as_ref().is_some_and(killed)
 }
 
 /// The object that a container is.

@@ -1,5 +1,7 @@
 //! The Docker daemon stopped, killed and started again under running containers: what is recorded stays true.
 
+mod late_cause;
+
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
