@@ -260,11 +260,15 @@ impl<'a> Pass<'a> {
             Ok(launch) => launch,
             Err(why) => return self.fail(why, sight).await,
         };
-        crash_point!("before_prepare");
-        match self.prepare(served, &launch).await? {
-            Some(Ok(())) => {}
-            Some(Err(error)) => return self.not_prepared(served, error, sight).await,
-            None => return Ok(Next::Read),
+        // What a pass before made and could not record is completed here, and needs nothing made ready.
+        let made = matches!(sight.seen, Seen::Object(Some(_)));
+        if !made {
+            crash_point!("before_prepare");
+            match self.prepare(served, &launch).await? {
+                Some(Ok(())) => {}
+                Some(Err(error)) => return self.not_prepared(served, error, sight).await,
+                None => return Ok(Next::Read),
+            }
         }
         if let Err(why) = launch::hand_over_token(&mut launch, &self.work, self.context.settings.seal_keys.as_ref()) {
             return self.fail(why, sight).await;
@@ -277,7 +281,20 @@ impl<'a> Pass<'a> {
                 let created = self.status().created(object.clone())?;
                 self.record(created, None, Sight::created(object)).await
             }
+            Err(error @ EngineError::Refused(_)) => {
+                self.clear_away(served).await.map_err(Trouble::Engine)?;
+                self.not_created(served, error, Sight::nothing()).await
+            }
+            Err(error) if made => Err(Trouble::Engine(error)),
             Err(error) => self.not_created(served, error, sight).await,
+        }
+    }
+
+    /// Removes what the engine made before it refused the rest, now or in a pass before.
+    async fn clear_away(&self, served: &Served) -> Result<(), EngineError> {
+        match served.heard(served.engine.inspect(self.id()).await)? {
+            Some(left) => served.heard(served.engine.remove(&left.id).await),
+            None => Ok(()),
         }
     }
 

@@ -5,9 +5,10 @@ use renga_tests::deployment::{Deployment, until};
 use renga_tests::kubernetes::Executions;
 use renga_tests::require;
 use renga_tests::scripts::{Script, TestEngine};
-use serde_json::json;
+use renga_tests::servers::Cluster;
+use serde_json::{Value, json};
 
-use super::reason_of;
+use super::{both_are_up, reason_of};
 
 #[tokio::test]
 async fn of_two_clusters_one_that_answers_runs_it() -> Result<()> {
@@ -20,8 +21,7 @@ async fn of_two_clusters_one_that_answers_runs_it() -> Result<()> {
     let client = &deployment.client;
     let engines = until("both clusters to be up, with their room", async || {
         let seen = client.get("/v1/engines").await?;
-        let ready =
-            |engine: &serde_json::Value| engine["up"] == true && engine["offer"]["room"]["total"]["pods"].is_number();
+        let ready = |engine: &Value| engine["up"] == true && engine["offer"]["room"]["total"]["pods"].is_number();
         let all = seen["engines"].as_array().is_some_and(|all| all.len() == 2 && all.iter().all(ready));
         Ok(if all { Ok(seen) } else { Err(seen) })
     })
@@ -57,5 +57,72 @@ async fn of_two_clusters_one_that_answers_runs_it() -> Result<()> {
     let allowed = client.post(&format!("{path}/placement"), &json!({ "engine": "k8s", "namespace": "team" })).await?;
     let placement = allowed.json(200)?;
     ensure!(reason_of(&placement, "two")? == "NamespaceNotAllowed", "{placement:#}");
+    deployment.stop().await
+}
+
+/// Has a cluster admit no Services in a namespace, and waits until it does not.
+async fn forbid_services(cluster: &Cluster, namespace: &str) -> Result<()> {
+    let rule = json!({ "apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["services"] });
+    cluster
+        .apply(&json!({
+            "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
+            "metadata": { "name": namespace },
+            "spec": {
+                "matchConstraints": { "resourceRules": [rule] },
+                "validations": [{ "expression": "false", "message": "there are no services here" }],
+            },
+        }))
+        .await?;
+    let here = json!({ "namespaceSelector": { "matchLabels": { "kubernetes.io/metadata.name": namespace } } });
+    cluster
+        .apply(&json!({
+            "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding",
+            "metadata": { "name": namespace },
+            "spec": { "policyName": namespace, "validationActions": ["Deny"], "matchResources": here },
+        }))
+        .await?;
+    let in_namespace = format!("--namespace={namespace}");
+    let try_one = ["create", "service", "clusterip", "any", "--tcp=80", &in_namespace, "--dry-run=server"];
+    until("services to be forbidden", async || {
+        Ok(match cluster.kubectl(&try_one).await {
+            Err(error) if format!("{error:#}").contains("no services here") => Ok(()),
+            other => Err(json!(format!("{other:?}"))),
+        })
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_a_cluster_made_before_it_refused_the_rest_is_removed() -> Result<()> {
+    let cluster = require!(kubernetes);
+    let executions = Executions::new(cluster, "no-services").await?;
+    forbid_services(cluster, &executions.namespace).await?;
+    let url = format!("{}&labels=first", executions.url());
+    let deployment = Deployment::start(&[("DEPLOYER_ENGINE_ONE", &url), ("DEPLOYER_ENGINE_TWO", "fake://")]).await?;
+    let client = &deployment.client;
+    both_are_up(client).await?;
+    let nothing_is_left = async || -> Result<()> {
+        let jobs = cluster.get(&["jobs", "--namespace", &executions.namespace]).await?;
+        ensure!(jobs["items"] == json!([]), "{jobs:#}");
+        Ok(())
+    };
+    let spec = json!({
+        "image": "fake/steps", "command": ["exit:3"], "ports": ["8080"], "labels": ["renga.placement.prefers.first="],
+    });
+    let context = client.context(spec).await?;
+    let ended = ["exited", "failed", "lost"];
+    let execution = client.execute(&context, json!({})).await?;
+    let seen = client.wait_for(&execution, &ended).await?;
+    ensure!(seen["status"]["engine"] == "two" && seen["status"]["exit_code"] == 3, "{seen:#}");
+    let tried = &seen["status"]["placement"]["tried"][0];
+    ensure!(tried["engine"] == "one" && tried["outcome"] == "refused", "{seen:#}");
+    nothing_is_left().await?;
+
+    let execution = client.execute(&context, json!({ "engine": "one" })).await?;
+    let seen = client.wait_for(&execution, &ended).await?;
+    ensure!(seen["status"]["phase"] == "failed" && seen["status"]["reason"] == "EngineRefused", "{seen:#}");
+    let message = seen["status"]["message"].as_str().unwrap_or_default();
+    ensure!(message.contains("there are no services here"), "{seen:#}");
+    nothing_is_left().await?;
     deployment.stop().await
 }

@@ -73,6 +73,9 @@ async fn one_that_created_and_never_answered_keeps_it_until_that_is_known() -> R
     })
     .await?;
     ensure!(seen["status"]["phase"] == "scheduled" && seen["status"]["engine"] == "a", "{seen:#}");
+    // What was made there already is not left behind because nothing more could be made.
+    let full = Why::new("EngineDiskFull", "The engine's disk is full.");
+    a.fail_next(Operation::Prepare, Fault::Fails(EngineError::Retry(full)));
     let seen = ended(client, &execution).await?;
     ensure!(seen["status"]["engine"] == "a" && seen["status"]["exit_code"] == 3, "{seen:#}");
     ensure!(seen["status"]["placement"].get("tried").is_none(), "{seen:#}");
