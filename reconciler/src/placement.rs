@@ -157,11 +157,12 @@ impl Placements {
         }
     }
 
-    /// Somebody began to wait for an engine.
-    pub fn joined(&self) {
+    /// Somebody began to wait for an engine. Whether nobody was known to wait before.
+    pub fn joined(&self) -> bool {
         self.outdated();
-        self.waited_for.store(true, Ordering::Release);
+        let first = !self.waited_for.swap(true, Ordering::AcqRel);
         self.changed.notify_one();
+        first
     }
 
     /// Whether anybody was seen to wait when the queues were looked at.

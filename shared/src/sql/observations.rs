@@ -167,6 +167,13 @@ static SERVED: Statement = Statement::new(
      ON CONFLICT (engine, owner) DO UPDATE SET served_at = excluded.served_at RETURNING 1",
 );
 
+static ALL_SERVED: Statement = Statement::new(concat!(
+    "INSERT INTO turns (engine, owner, served_at) SELECT DISTINCT engine, owner, {time 2} FROM executions \
+     WHERE engine = {text 1} AND ",
+    placed!(),
+    " ON CONFLICT (engine, owner) DO UPDATE SET served_at = excluded.served_at RETURNING 1"
+));
+
 static FORGET_TURNS: Statement = Statement::new("DELETE FROM turns WHERE served_at < {time 1} RETURNING 1");
 
 static WAKE: Statement = Statement::new(
@@ -338,6 +345,12 @@ pub async fn queue(db: &impl Database, engine: &EngineName, limit: u32) -> Resul
 /// Takes note that an execution of `owner`'s was placed on an engine that others wait for.
 pub async fn served(db: &impl Database, engine: &EngineName, owner: &str, now: Timestamp) -> Result<(), DatabaseError> {
     db.query(SERVED.sql(db.dialect()), vec![engine.as_str().into(), owner.into(), now.into()]).await?;
+    Ok(())
+}
+
+/// Takes note that whoever has executions on an engine was served before those who begin to wait for it now.
+pub async fn all_served(db: &impl Database, engine: &EngineName, now: Timestamp) -> Result<(), DatabaseError> {
+    db.query(ALL_SERVED.sql(db.dialect()), vec![engine.as_str().into(), now.into()]).await?;
     Ok(())
 }
 

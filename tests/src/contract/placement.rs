@@ -6,7 +6,7 @@ use renga_shared::domain::{EngineName, ExecutionId, Timestamp, Why};
 use renga_shared::placement::{Amount, Namespaces, Needs, Offer, Room};
 use renga_shared::sql::executions::{Asked, NewExecutionRow, insert};
 use renga_shared::sql::observations::{
-    Observation, Placing, claim, forget_turns, load, place, queue, record, served, wake,
+    Observation, Placing, all_served, claim, forget_turns, load, place, queue, record, served, wake,
 };
 use renga_shared::sql::{Database, Visible, engines, reconcilers};
 
@@ -126,7 +126,10 @@ pub(super) async fn takes_turns_by_owner(db: &impl Database) {
     assert_eq!(waits, 4);
 
     // Of two who have as many there, it is the turn of who was served longer ago.
+    all_served(db, &engine, time.now()).await.unwrap();
     end(db, placed, time.now()).await;
+    assert_eq!(queue(db, &engine, 2).await.unwrap(), [modest, greedy[0]], "greedy had one when others began to wait");
+    forget_turns(db, time.now()).await.unwrap();
     assert_eq!(queue(db, &engine, 2).await.unwrap(), [greedy[0], modest], "neither was ever served: the older one");
     served(db, &engine, "modest", time.now()).await.unwrap();
     served(db, &engine, "greedy", time.now()).await.unwrap();

@@ -5,6 +5,7 @@
 
 use renga_shared::domain::{EngineName, Why};
 use renga_shared::placement::{LEFT_ALONE, Outcome, PlacementRecord, Tried, Verdict};
+use renga_shared::sql::DatabaseError;
 use renga_shared::sql::observations::{self, Observation, Placing};
 
 use super::{Next, Pass, PassError, Sight, Trouble, UNTIL_WOKEN};
@@ -44,11 +45,7 @@ impl Pass<'_> {
         execution.placement = Some(record);
         (self.work.attempts, self.work.due, self.work.queued_on) = (0, None, None);
         if self.context.placements.placed(self.id(), engine, &placement.needs).await {
-            // Whose turn it is next is no matter of life and death: without this record it is somebody's all the same.
-            let served = observations::served(db, engine, &self.work.owner, self.context.now()).await;
-            if let Err(error) = served {
-                tracing::warn!(%error, engine = %engine, "whose turn it was on engine {engine} is not recorded: {error}");
-            }
+            was_turn(engine, observations::served(db, engine, &self.work.owner, self.context.now()).await);
         }
         self.tell_of_phase();
         // Nothing was asked of the engine for it before now.
@@ -71,8 +68,10 @@ impl Pass<'_> {
             LEFT_ALONE
         };
         let next = self.wait_as(waits, pause).await?;
-        if joins && matches!(next, Next::Done) {
-            self.context.placements.joined();
+        if joins && matches!(next, Next::Done) && self.context.placements.joined() {
+            for engine in placement.decision.later() {
+                was_turn(engine, observations::all_served(&self.context.db, engine, self.context.now()).await);
+            }
         }
         Ok(next)
     }
@@ -146,5 +145,12 @@ impl Pass<'_> {
             "execution {} is handed on from engine {}: {}", self.id(), served.name, why.message
         );
         Ok(Next::Look)
+    }
+}
+
+/// Whose turn it is next is no matter of life and death: without this record it is somebody's all the same.
+fn was_turn(engine: &EngineName, recorded: Result<(), DatabaseError>) {
+    if let Err(error) = recorded {
+        tracing::warn!(%error, %engine, "whose turn it was on engine {engine} is not recorded: {error}");
     }
 }
