@@ -141,6 +141,10 @@ async fn attempt(
     loop {
         let handler = &groups[(first + tried) % groups.len()];
         let Ok(outcome) = timeout_at(deadline, handler.handle(visit.clone(), request)).await else {
+            // No instance has begun with it: there was none, up to the last moment.
+            if visit.get().is_none() {
+                return Err(Problem::Busy.into());
+            }
             tracing::warn!(component = handler.state().template.id(), "a request took longer than it may");
             return Err(Problem::TimedOut.into());
         };
