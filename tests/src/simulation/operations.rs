@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use renga_reconciler::clock::Clock as _;
+use renga_reconciler::engine::EngineError;
 use renga_reconciler::engine::fake::{FakeWorld, Fault, Operation};
 use renga_shared::auth::NONCE_BYTES;
-use renga_shared::domain::{ContextId, ExecutionId, Wanted};
+use renga_shared::domain::{ContextId, ExecutionId, Wanted, Why};
 use renga_shared::sql::contexts::{self, NewContext};
 use renga_shared::sql::executions::{self, NewExecutionRow};
 use renga_shared::sql::logs::LogStream;
@@ -14,7 +15,7 @@ use renga_shared::sql::{Inserted, Visible};
 use serde_json::{Value, json};
 
 use super::process::Process;
-use super::rules::{Known, SHOWS_TOKEN, token_of};
+use super::rules::{Known, REFUSED, SHOWS_TOKEN, token_of};
 use super::{Simulation, trace};
 
 /// The most executions at a time, and reconcilers.
@@ -218,12 +219,14 @@ impl Simulation {
         else {
             return;
         };
-        let why = renga_shared::domain::Why::new("EngineError", "The engine could not do it.");
-        let fault = match self.dice.below(5) {
-            0 => Fault::Fails(renga_reconciler::engine::EngineError::Retry(why)),
-            1 => Fault::Fails(renga_reconciler::engine::EngineError::Down("it went away".into())),
+        let fault = match self.dice.below(6) {
+            0 => Fault::Fails(EngineError::Retry(Why::new("EngineError", "The engine could not do it."))),
+            1 => Fault::Fails(EngineError::Down("it went away".into())),
             2 => Fault::Hangs,
-            3 => Fault::Fails(renga_reconciler::engine::EngineError::Unreached("nobody listens".into())),
+            3 => Fault::Fails(EngineError::Unreached("nobody listens".into())),
+            4 if *operation == Operation::Create => {
+                Fault::Halfway(EngineError::Refused(Why::new(REFUSED, "The engine takes no more of it.")))
+            }
             _ => Fault::AnswerLost,
         };
         trace::say(format!("engine {name} is to fail at {operation:?}: {fault:?}"));

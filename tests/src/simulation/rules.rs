@@ -39,6 +39,9 @@ const SLACK: i64 = 3 * 64 * 1024;
 /// What one writes first that then writes the token that it was given.
 pub(super) const SHOWS_TOKEN: &str = "my token:";
 
+/// Why an engine refuses what it could take otherwise.
+pub(super) const REFUSED: &str = "EngineRefused";
+
 /// The token of whoever asks for an execution: each its own, so that a wrong one is seen.
 pub(super) fn token_of(id: ExecutionId) -> String {
     format!("token-for-{id}")
@@ -197,7 +200,7 @@ impl Rules {
             Phase::Running => rule(self.starts(*id) == 1, || "it runs and was never started".into()),
             Phase::Stopping => rule(wanted.1 != Wanted::Running, || "it is stopped and nobody asked for that".into()),
             Phase::Failed => {
-                rule(known.hopeless || wanted.1 != Wanted::Running, || {
+                rule(known.hopeless || wanted.1 != Wanted::Running || reason == REFUSED, || {
                     format!("it failed without a reason: {message}")
                 })?;
                 rule(self.starts(*id) == 0, || "it failed to start and was started".into())

@@ -95,6 +95,13 @@ async fn one_that_refuses_hands_it_on_and_it_fails_when_all_have_refused() -> Re
     let placement = &seen["status"]["placement"];
     ensure!(placement["tried"][0]["outcome"] == "refused" && reason_of(placement, "a")? == "QuotaExceeded", "{seen:#}");
 
+    // What it made before it refused the rest does not stay there.
+    a.fail_next(Operation::Create, Fault::Halfway(EngineError::Refused(Why::new("EngineRefused", "No ports here."))));
+    let execution = launch(client, "fake/steps").await?;
+    let seen = ended(client, &execution).await?;
+    ensure!(seen["status"]["engine"] == "b" && starts(&execution, [&a, &b])? == [0, 1], "{seen:#}");
+    ensure!(a.objects().is_empty(), "{:?}", a.objects());
+
     // Neither has the image: each is tried once, and the last one's words are the reason.
     let execution = launch(client, "fake/missing").await?;
     let seen = ended(client, &execution).await?;

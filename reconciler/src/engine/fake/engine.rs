@@ -58,7 +58,7 @@ impl FakeEngine {
                 self.world.clock.sleep(ANSWER_WITHIN).await;
                 return Err(EngineError::Down(format!("no answer within {} s", ANSWER_WITHIN.as_secs())));
             }
-            Some(Fault::AnswerLost) | None => {}
+            Some(Fault::AnswerLost | Fault::Halfway(_)) | None => {}
         }
         let now = self.world.clock.now();
         let mut state = self.world.settled();
@@ -67,6 +67,7 @@ impl FakeEngine {
         }
         let done = act(&mut state, now);
         match fault {
+            Some(Fault::Halfway(error)) => done.and(Err(error)),
             Some(_) => Err(EngineError::Down("the answer was lost, as it was told".into())),
             None => done,
         }
@@ -259,7 +260,7 @@ fn broken(state: &mut State, operation: Operation) -> Result<(), EngineError> {
     }
     match state.faults.take(operation) {
         None => Ok(()),
-        Some(Fault::Fails(error)) => Err(error),
+        Some(Fault::Fails(error) | Fault::Halfway(error)) => Err(error),
         Some(Fault::AnswerLost | Fault::Hangs) => Err(EngineError::Down("the stream broke, as it was told".into())),
     }
 }

@@ -57,6 +57,8 @@ pub enum Fault {
     Fails(EngineError),
     /// It is done, but the answer is lost.
     AnswerLost,
+    /// It is done, but not all that belongs to it: this is the answer.
+    Halfway(EngineError),
     /// Nothing is done and there is no answer.
     Hangs,
 }
