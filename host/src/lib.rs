@@ -12,7 +12,8 @@
 //!   thing, its value and the cure. Nothing internal ever reaches an HTTP client.
 //!
 //! One file per capability: [`variables`], `sqlite`, `postgres`, `outbound_http`. `engine` makes wasmtime's engine,
-//! `instance` what one instance of a component owns, `pool` hands requests to instances, `serve` speaks HTTP.
+//! `instance` what one instance of a component owns, `occupancy` what it has in hand, `pool` hands requests to instances,
+//! `streams` bounds what stays open, `serve` speaks HTTP.
 
 mod allowed_hosts;
 mod bindings;
@@ -20,6 +21,7 @@ mod engine;
 mod error;
 mod instance;
 mod manifest;
+mod occupancy;
 mod outbound_http;
 mod pool;
 mod postgres;
@@ -29,6 +31,7 @@ mod runtime_config;
 mod serve;
 mod settings;
 mod sqlite;
+mod streams;
 pub mod variables;
 
 pub use error::HostError;

@@ -8,6 +8,9 @@
 //! - When an instance traps, loops or takes too long, its own requests alone are affected. Which of several it was that
 //!   broke the instance cannot be told: each `GET` or `HEAD` without a body that had no answer yet is asked once more,
 //!   in an instance that it has for itself.
+//! - What stays open for long, as a log that is followed does, takes nothing from others: a request that takes long gives up
+//!   its place among those that run; an instance with open answers is replaced only as long as few such instances linger
+//!   (see [`Worker::should_accept_request`]).
 //! - A client learns what happened to its request (500, 503 or 504), and nothing of why. An answer that was cut off
 //!   does not look like a whole one.
 
@@ -21,6 +24,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response, header};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Empty};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Duration, Sleep, sleep, timeout_at};
 use wasmtime::component::GuestTaskId;
 use wasmtime::{Store, StoreContextMut};
@@ -31,8 +35,10 @@ use wasmtime_wasi_http::handler::{
 use wasmtime_wasi_http::{Error, WasiBody, WasiHttpView};
 
 use crate::instance::{Health, State, Template};
+use crate::occupancy::{Occupancy, Open, Running};
 use crate::problem::Problem;
 use crate::settings::Limits;
+use crate::streams::holding;
 
 /// Between two attempts to get an instance when there are as many as allowed.
 const INSTANCE_POLL: Duration = Duration::from_millis(10);
@@ -51,27 +57,40 @@ pub(crate) struct Pool {
     callers: RandomState,
     /// One request per instance, one instance per request: for those that may have broken an instance.
     quarantine: [ProxyHandler<Instances>; 1],
+    /// How many of those there may be.
+    quarantined: Arc<Semaphore>,
     first_byte: Duration,
 }
 
-/// What a request carries to its instance, to learn of its fate.
-type Visit = Arc<OnceLock<Arc<Health>>>;
+/// What a request carries to its instance, to learn of its fate. It is kept as long as the request or its answer is open.
+type Visit = Arc<OnceLock<Begun>>;
+
+/// An instance has begun with a request.
+struct Begun {
+    health: Arc<Health>,
+    _open: Open,
+}
 
 impl Pool {
-    pub(crate) fn new(template: Template, limits: &Limits) -> Self {
+    /// `lingering` is how many instances of all components may be kept by their open answers alone.
+    pub(crate) fn new(template: Template, limits: &Limits, lingering: &Arc<Semaphore>) -> Self {
         let template = Arc::new(template);
         let shared = Reuse {
             concurrent: limits.requests_per_instance,
+            open: limits.open_per_instance,
+            place: limits.place,
             total: limits.requests_before_retirement,
             idle: limits.idle_instance,
             request: limits.first_byte + GRACE,
         };
-        let alone = Reuse { concurrent: 1, total: 1, idle: Duration::ZERO, ..shared };
-        let handler = |reuse| ProxyHandler::new(Instances { template: template.clone(), reuse });
+        let alone = Reuse { concurrent: 1, open: 1, total: 1, idle: Duration::ZERO, ..shared };
+        let handler = |reuse, lingering| ProxyHandler::new(Instances { template: template.clone(), reuse, lingering });
         Self {
-            shared: (0..GROUPS).map(|_| handler(shared)).collect(),
+            shared: (0..GROUPS).map(|_| handler(shared, Some(lingering.clone()))).collect(),
             callers: RandomState::new(),
-            quarantine: [handler(alone)],
+            // These end with their request, and are bounded by the number of requests.
+            quarantine: [handler(alone, None)],
+            quarantined: Arc::new(Semaphore::new(usize::try_from(limits.instances / 4).unwrap_or(1).max(1))),
             first_byte: limits.first_byte,
         }
     }
@@ -86,13 +105,26 @@ impl Pool {
             Err(problem) => problem,
         };
         let problem = match again {
-            Some(request) if problem.instance_ended => match attempt(&self.quarantine, 0, request, deadline).await {
+            Some(request) if problem.instance_ended => match self.ask_alone(request, deadline).await {
                 Ok(response) => return response,
                 Err(problem) => problem,
             },
             _ => problem,
         };
         problem.answer.response()
+    }
+
+    /// Asks an instance that the request has for itself, until its answer has ended.
+    async fn ask_alone(
+        &self,
+        request: Request<WasiBody>,
+        deadline: tokio::time::Instant,
+    ) -> Result<Response<WasiBody>, Refused> {
+        let Ok(Ok(alone)) = timeout_at(deadline, self.quarantined.clone().acquire_owned()).await else {
+            return Err(Problem::Busy.into());
+        };
+        let response = attempt(&self.quarantine, 0, request, deadline).await?;
+        Ok(response.map(|body| holding(body, alone)))
     }
 
     /// The group that has seen a caller before, if any has.
@@ -173,7 +205,7 @@ async fn attempt(
                 request = full.request.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
             }
             Err(_) => {
-                let overran = visit.get().is_some_and(|health| health.overran());
+                let overran = visit.get().is_some_and(|begun| begun.health.overran());
                 return Err(Refused {
                     answer: if overran { Problem::TimedOut } else { Problem::Failed },
                     instance_ended: true,
@@ -200,7 +232,9 @@ impl Body for Guarded {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         Poll::Ready(match frame {
-            None if self.visit.get().is_some_and(|health| health.broke()) => Some(Err(Error::HttpResponseIncomplete)),
+            None if self.visit.get().is_some_and(|begun| begun.health.broke()) => {
+                Some(Err(Error::HttpResponseIncomplete))
+            }
             frame => frame,
         })
     }
@@ -217,6 +251,8 @@ impl Body for Guarded {
 #[derive(Clone, Copy)]
 struct Reuse {
     concurrent: usize,
+    open: usize,
+    place: Duration,
     total: usize,
     idle: Duration,
     request: Duration,
@@ -226,6 +262,7 @@ struct Reuse {
 struct Instances {
     template: Arc<Template>,
     reuse: Reuse,
+    lingering: Option<Arc<Semaphore>>,
 }
 
 impl HandlerState for Instances {
@@ -235,16 +272,25 @@ impl HandlerState for Instances {
 
     async fn instantiate(&self) -> wasmtime::Result<Instance<State, Expiration, Worker>> {
         let (store, proxy, health) = self.template.instantiate().await?;
+        let occupancy = Arc::<Occupancy>::default();
         Ok(Instance {
             store,
             proxy,
             view: WasiHttpView::http,
             expiration: Expiration {
                 health: health.clone(),
+                occupancy: occupancy.clone(),
                 reuse: self.reuse,
                 sleep: Box::pin(sleep(self.reuse.idle)),
             },
-            state: Worker { template: self.template.clone(), reuse: self.reuse, health },
+            state: Worker {
+                template: self.template.clone(),
+                reuse: self.reuse,
+                health,
+                occupancy,
+                lingering: self.lingering.clone(),
+                lingers: OnceLock::new(),
+            },
         })
     }
 }
@@ -252,6 +298,7 @@ impl HandlerState for Instances {
 /// Ends an instance from outside, whatever it does: idle for long, or far beyond the limit of its last request.
 struct Expiration {
     health: Arc<Health>,
+    occupancy: Arc<Occupancy>,
     reuse: Reuse,
     sleep: Pin<Box<Sleep>>,
 }
@@ -259,6 +306,7 @@ struct Expiration {
 impl WorkerExpiration for Expiration {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>, status: WorkerStatus, start: Instant) -> Poll<()> {
         self.health.pauses();
+        self.occupancy.watch(cx.waker());
         let limit = match status {
             WorkerStatus::Idle => self.reuse.idle,
             WorkerStatus::Requests => self.reuse.request,
@@ -281,16 +329,31 @@ struct Worker {
     template: Arc<Template>,
     reuse: Reuse,
     health: Arc<Health>,
+    occupancy: Arc<Occupancy>,
+    /// How many instances may linger. `None`: this one always may.
+    lingering: Option<Arc<Semaphore>>,
+    /// It takes no more requests, and is one of those that linger.
+    lingers: OnceLock<OwnedSemaphorePermit>,
+}
+
+impl Worker {
+    /// Whether it may be replaced now. With nothing open it ends at once. Otherwise it lives on until the last answer has
+    /// ended, perhaps for hours: too many such would leave no instance for requests.
+    fn may_retire(&self) -> bool {
+        let Some(lingering) = self.lingering.as_ref().filter(|_| self.occupancy.open() > 0) else { return true };
+        let place = lingering.clone().try_acquire_owned();
+        place.is_ok_and(|place| self.lingers.set(place).is_ok())
+    }
 }
 
 impl WorkerState for Worker {
     type StoreData = State;
     type RequestData = Visit;
 
-    fn should_accept_request(&self, concurrent: usize, total: usize) -> ShouldAccept {
-        if total >= self.reuse.total {
+    fn should_accept_request(&self, _: usize, total: usize) -> ShouldAccept {
+        if total >= self.reuse.total && self.may_retire() {
             ShouldAccept::Never
-        } else if concurrent >= self.reuse.concurrent {
+        } else if self.occupancy.running() >= self.reuse.concurrent || self.occupancy.open() >= self.reuse.open {
             ShouldAccept::No
         } else {
             ShouldAccept::Yes
@@ -304,10 +367,15 @@ impl WorkerState for Worker {
         _: GuestTaskId,
     ) -> Pin<Box<dyn Future<Output = ()> + Send + Sync>> {
         // Set once per attempt; an attempt that found no instance never gets here.
-        _ = visit.set(self.health.clone());
-        let (health, limit) = (self.health.clone(), sleep(self.reuse.request));
+        _ = visit.set(Begun { health: self.health.clone(), _open: Open::new(&self.occupancy) });
+        let running = Running::new(&self.occupancy);
+        let (health, place, request) = (self.health.clone(), self.reuse.place, self.reuse.request);
         Box::pin(async move {
-            limit.await;
+            // Open until it is answered, even if its client is gone.
+            let _visit = visit;
+            sleep(place).await;
+            drop(running);
+            sleep(request.saturating_sub(place)).await;
             health.note_hang();
         })
     }

@@ -14,6 +14,8 @@ pub(crate) enum Problem {
     TimedOut,
     /// No instance could be had in time.
     Busy,
+    /// As many answers are open as may be.
+    TooManyStreams,
     /// No route matches.
     NotFound,
     /// The request's body ended before its end, or did not arrive in time.
@@ -27,7 +29,7 @@ impl Problem {
         match self {
             Self::Failed => StatusCode::INTERNAL_SERVER_ERROR,
             Self::TimedOut => StatusCode::GATEWAY_TIMEOUT,
-            Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Busy | Self::TooManyStreams => StatusCode::SERVICE_UNAVAILABLE,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::BadHost | Self::BodyEnded => StatusCode::BAD_REQUEST,
         }
@@ -38,6 +40,7 @@ impl Problem {
             Self::Failed => "The service failed while it handled the request.",
             Self::TimedOut => "The service did not answer in time.",
             Self::Busy => "The service is busy; try again in a moment.",
+            Self::TooManyStreams => "The service keeps as many answers open as it may; try again in a moment.",
             Self::NotFound => "There is nothing at this path.",
             Self::BodyEnded => "The body ended before its end, or took too long.",
             Self::BadHost => "The Host header is missing or not valid.",
@@ -52,7 +55,7 @@ impl Problem {
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if self == Self::Busy {
+        if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response

@@ -25,7 +25,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use wasmtime_wasi_http::{Error, WasiBody};
@@ -39,6 +39,7 @@ use crate::pool::Pool;
 use crate::problem::Problem;
 use crate::settings::{Limits, Settings};
 use crate::sqlite::Databases;
+use crate::streams::Streams;
 use crate::variables::{self, Variables};
 
 /// After the system refused a connection for want of something, such as open files.
@@ -49,7 +50,8 @@ pub struct Host {
     manifest: Manifest,
     pools: BTreeMap<String, Pool>,
     requests: Semaphore,
-    uploads: Semaphore,
+    uploads: Arc<Semaphore>,
+    streams: Streams,
     limits: Limits,
     stopped: Arc<AtomicBool>,
 }
@@ -78,6 +80,7 @@ impl Host {
         let ticker = Ticker::start(&engine).map_err(|error| HostError::Engine(error.to_string()))?;
         let stopped = Arc::new(AtomicBool::new(false));
         let shared = Shared { engine, ticker, databases: Arc::new(databases), stopped: stopped.clone() };
+        let lingering = Arc::new(Semaphore::new(lingering(&limits)));
         let mut pools = BTreeMap::new();
         for (id, component) in &manifest.components {
             let hosts = component.allowed_outbound_hosts.iter().map(|entry| entry.resolve(&values));
@@ -88,10 +91,12 @@ impl Host {
             })?;
             let variables = Variables::new(&component.variables, &values);
             let template = Template::new(id, component, variables, hosts, &shared, &limits)?;
-            pools.insert(id.clone(), Pool::new(template, &limits));
+            pools.insert(id.clone(), Pool::new(template, &limits, &lingering));
         }
-        let (requests, uploads) = (Semaphore::new(limits.requests), Semaphore::new(uploads(&limits)));
-        Ok(Self { manifest, pools, requests, uploads, limits, stopped })
+        let requests = Semaphore::new(limits.requests);
+        let uploads = Arc::new(Semaphore::new(uploads(&limits)));
+        let streams = Streams::new(limits.streams);
+        Ok(Self { manifest, pools, requests, uploads, streams, limits, stopped })
     }
 
     /// Serves until `shutdown` resolves, then stops gracefully: no new connections, and what is in flight gets
@@ -192,20 +197,30 @@ impl Host {
         head.uri = uri;
         let small = body.size_hint().exact().is_some_and(|length| length <= self.limits.body_ahead);
         // The semaphores are never closed.
-        let (body, _upload) = if body.is_end_stream() {
-            (Empty::new().map_err(|never| match never {}).boxed_unsync(), None)
+        let body = if body.is_end_stream() {
+            Empty::new().map_err(|never| match never {}).boxed_unsync()
         } else if small {
             let Ok(Ok(body)) = timeout(self.limits.body_read, body.collect()).await else {
                 return Problem::BodyEnded.response();
             };
-            (Full::new(body.to_bytes()).map_err(|never| match never {}).boxed_unsync(), None)
+            Full::new(body.to_bytes()).map_err(|never| match never {}).boxed_unsync()
         } else {
             let limit = self.limits.body_read;
-            let body = Patient { body, limit, sleep: Box::pin(sleep(limit)), waiting: false };
-            (body.boxed_unsync(), Some(self.uploads.acquire().await))
+            let upload = self.uploads.clone().acquire_owned().await.ok();
+            Patient { body, limit, sleep: Box::pin(sleep(limit)), waiting: false, upload }.boxed_unsync()
         };
-        let _slot = self.requests.acquire().await;
-        pool.answer(Request::from_parts(head, body)).await
+        let method = head.method.clone();
+        let slot = self.requests.acquire().await;
+        let mut answer = std::pin::pin!(pool.answer(Request::from_parts(head, body)));
+        let answer = match timeout(self.limits.place, &mut answer).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                // It waits for something: others may run meanwhile.
+                drop(slot);
+                answer.await
+            }
+        };
+        self.streams.admit(&method, answer)
     }
 }
 
@@ -214,6 +229,12 @@ impl Host {
 fn uploads(limits: &Limits) -> usize {
     let instances = usize::try_from(limits.instances).unwrap_or(usize::MAX);
     (instances.saturating_mul(limits.requests_per_instance) / 4).clamp(1, limits.requests.max(1))
+}
+
+/// How many instances may be kept by what is open in them although they are to be replaced: a quarter, so that most are there
+/// for requests. Beyond these an instance goes on, whatever it has hoarded.
+fn lingering(limits: &Limits) -> usize {
+    usize::try_from(limits.instances / 4).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS)
 }
 
 fn check_databases(manifest: &Manifest, databases: &Databases) -> Result<(), HostError> {
@@ -308,6 +329,8 @@ struct Patient {
     limit: Duration,
     sleep: Pin<Box<Sleep>>,
     waiting: bool,
+    /// Its place among the bodies that are on their way.
+    upload: Option<OwnedSemaphorePermit>,
 }
 
 impl Body for Patient {
@@ -318,6 +341,9 @@ impl Body for Patient {
         let this = &mut *self;
         if let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) {
             this.waiting = false;
+            if !matches!(frame, Some(Ok(_))) || this.body.is_end_stream() {
+                this.upload = None;
+            }
             return Poll::Ready(frame.map(|frame| frame.map_err(Error::from)));
         }
         // The clock runs while the component waits for the client, not while the client waits for the component.

@@ -114,10 +114,10 @@ async fn without_a_free_instance_a_client_is_told_to_come_back() {
     let server = Server::start(|settings| {
         settings.limits.first_byte = Duration::from_secs(2);
         settings.limits.instances = 1;
-        settings.limits.requests_before_retirement = 1;
+        settings.limits.open_per_instance = 1;
     })
     .await;
-    // The only instance has had its last request, and lives on for as long as that one's answer streams.
+    // The only instance has as much open as it may, for as long as this answer streams.
     let mut first = server.connect().await;
     first.send(b"GET /slow-stream?chunks=1000000&ms=5 HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
     assert_eq!(first.head().await.status, 200);

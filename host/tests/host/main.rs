@@ -7,4 +7,5 @@ mod http;
 mod outbound;
 mod postgres;
 mod sqlite;
+mod streams;
 mod support;

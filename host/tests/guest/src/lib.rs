@@ -44,6 +44,8 @@ async fn answer(request: Request) -> Response<BoxBody> {
     match path.as_str() {
         "/hello" => text("hello"),
         "/seen" => text(seen.to_string()),
+        "/sized" => sized("sized"),
+        "/streams-sized" => sized(STREAMS.load(Ordering::Relaxed).to_string()),
         "/waiting" => text(WAITING.load(Ordering::Relaxed).to_string()),
         "/streams" => text(STREAMS.load(Ordering::Relaxed).to_string()),
         "/written" => text(WRITTEN.load(Ordering::Relaxed).to_string()),
@@ -65,6 +67,12 @@ async fn answer(request: Request) -> Response<BoxBody> {
             text("")
         }
         "/alone" if seen == 1 => text("alone"),
+        "/stream-alone" if seen == 1 => slow_stream(1_000_000, 20),
+        "/stream-alone" => {
+            WAITING.fetch_add(1, Ordering::Relaxed);
+            forever().await;
+            text("")
+        }
         "/alone" => {
             WAITING.fetch_add(1, Ordering::Relaxed);
             forever().await;
@@ -109,6 +117,15 @@ async fn forever() {
 
 fn text(text: impl Into<Bytes>) -> Response<BoxBody> {
     Response::new(box_body(FullBody::new(text.into())))
+}
+
+/// A text that says how long it is.
+fn sized(body: impl Into<Bytes>) -> Response<BoxBody> {
+    let body = body.into();
+    let length = http::HeaderValue::from(body.len());
+    let mut response = text(body);
+    response.headers_mut().insert(http::header::CONTENT_LENGTH, length);
+    response
 }
 
 fn status(status: u16, body: &'static str) -> Response<BoxBody> {
