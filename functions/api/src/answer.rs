@@ -128,9 +128,7 @@ impl From<Problem> for Answer {
 pub(crate) fn database(error: DatabaseError) -> Problem {
     eprintln!("{error}");
     match error {
-        DatabaseError::Unavailable(_) => {
-            Problem::unavailable("Database unavailable", "The database does not answer. Try again.", 5)
-        }
+        DatabaseError::Unavailable(_) => database_away(),
         DatabaseError::Schema(_) => Problem::unavailable(
             "Database schema missing or outdated",
             "The database is to be migrated: renga-reconciler migrate.",
@@ -143,6 +141,11 @@ pub(crate) fn database(error: DatabaseError) -> Problem {
         ),
         DatabaseError::Conflict(_) | DatabaseError::Unexpected(_) => Problem::internal(),
     }
+}
+
+/// The database does not answer.
+pub(crate) fn database_away() -> Problem {
+    Problem::unavailable("Database unavailable", "The database does not answer. Try again.", 5)
 }
 
 /// A mistake of ours.

@@ -12,17 +12,16 @@ use renga_shared::sql::{Idempotency, Inserted, Page};
 use serde_json::value::RawValue;
 
 use crate::ambient;
-use crate::answer::{Answer, database, internal};
+use crate::answer::{Answer, database, database_away, internal};
 use crate::contexts::{link, next_page};
 use crate::instance::Instance;
 use crate::placement::{namespace_not_allowed, no_engine};
 use crate::request::{Asked, digest, id};
 use crate::routes::ExecutionPath;
+use crate::wait;
 
 /// How long `…/ports` waits for an execution that is still starting: clients of the 2018 service ask once.
 const PORTS_PATIENCE: Duration = Duration::from_secs(10);
-/// The first and the longest pause between two looks at a row that is waited for.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(250));
 
 static PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
@@ -100,15 +99,18 @@ pub(crate) async fn create(asked: Asked<'_>, context: &str) -> Result<Answer, Pr
             Inserted::KeyReused => return Err(Problem::key_reused()),
         },
     };
+    let mut applied = None;
     if let Some(seconds) = wait {
-        let patience = Duration::from_secs(seconds.into());
         let decided = |row: &ExecutionRow| row.status.phase() == Phase::Running || row.status.phase().is_terminal();
-        row = wait_until(instance, &principal, row, patience, decided).await?;
+        let limit = Duration::from_secs(seconds.into());
+        // The row is committed: whatever happens meanwhile, the answer is that it is there.
+        let outcome = wait::until(instance, &principal, &mut row, limit, decided).await;
+        applied = (outcome != wait::Outcome::TooManyWait).then(|| format!("wait={seconds}"));
     }
     let location = format!("{base}/contexts/{context}/executions/{}", row.id);
     let answer = Answer::json(StatusCode::CREATED, &shown(instance, row)?)?.with(header::LOCATION, location);
-    Ok(match wait {
-        Some(seconds) => answer.with(PREFERENCE_APPLIED.clone(), format!("wait={seconds}")),
+    Ok(match applied {
+        Some(applied) => answer.with(PREFERENCE_APPLIED.clone(), applied),
         None => answer,
     })
 }
@@ -137,12 +139,19 @@ async fn wish(asked: &Asked<'_>, path: &ExecutionPath, wanted: Wanted) -> Result
 
 pub(crate) async fn ports(asked: &Asked<'_>, path: &ExecutionPath) -> Result<Answer, Problem> {
     let principal = asked.by(&[Scope::ExecutionsRead]).await?;
-    let row = find(asked, &principal, path).await?;
+    let mut row = find(asked, &principal, path).await?;
     let known = |row: &ExecutionRow| {
         let starting = matches!(row.status.phase(), Phase::Pending | Phase::Scheduled | Phase::Starting);
         row.wanted != Wanted::Running || !starting
     };
-    let row = wait_until(asked.instance, &principal, row, PORTS_PATIENCE, known).await?;
+    match wait::until(asked.instance, &principal, &mut row, PORTS_PATIENCE, known).await {
+        wait::Outcome::Looked => {}
+        // An empty list would say that it has none. Nothing was written, so asking again is right.
+        wait::Outcome::DatabaseAway => return Err(database_away()),
+        wait::Outcome::TooManyWait => {
+            return Err(Problem::unavailable("Too many requests wait", "The ports are not known yet. Try again.", 1));
+        }
+    }
     let ports = if row.wanted == Wanted::Removed { "[]".to_owned() } else { row.ports };
     Answer::json(StatusCode::OK, &PortList { ports: RawValue::from_string(ports).map_err(|error| internal(&error))? })
 }
@@ -160,26 +169,6 @@ pub(crate) async fn find(
 
 fn ids(path: &ExecutionPath) -> Result<(ContextId, ExecutionId), Problem> {
     Ok((ContextId(id(&path.context, "context")?), ExecutionId(id(&path.execution, "execution")?)))
-}
-
-/// Looks at a row until it is as it should be, for `patience` at most. Returns it as it was seen last.
-async fn wait_until(
-    instance: &Instance,
-    principal: &Principal,
-    mut row: ExecutionRow,
-    patience: Duration,
-    enough: impl Fn(&ExecutionRow) -> bool,
-) -> Result<ExecutionRow, Problem> {
-    let (mut pause, longest) = PAUSES;
-    let deadline = ambient::now().plus(patience);
-    while !enough(&row) && ambient::now() < deadline {
-        spin_sdk::time::sleep(pause.min(deadline.since(ambient::now()))).await;
-        pause = (pause * 2).min(longest);
-        let visible = instance.visible(principal);
-        let seen = executions::get(&instance.database, visible, row.context, row.id).await.map_err(database)?;
-        row = seen.ok_or_else(Problem::not_found)?;
-    }
-    Ok(row)
 }
 
 fn shown(instance: &Instance, row: ExecutionRow) -> Result<ExecutionBody, Problem> {

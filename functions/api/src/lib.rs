@@ -17,6 +17,7 @@ mod request;
 mod resource_manager;
 mod routes;
 mod tokens;
+mod wait;
 
 use answer::Answer;
 use instance::Instance;
