@@ -72,7 +72,7 @@ impl Host {
     }
 
     fn load_blocking(manifest: Manifest, settings: Settings) -> Result<Self, HostError> {
-        let Settings { variables, sqlite, cache_dir, limits } = settings;
+        let Settings { variables, variable_faults, sqlite, cache_dir, limits } = settings;
         let values = variables::application_values(&manifest, &variables)?;
         let databases = Databases::new(sqlite);
         check_databases(&manifest, &databases)?;
@@ -89,7 +89,7 @@ impl Host {
                 entry,
                 reason,
             })?;
-            let variables = Variables::new(&component.variables, &values);
+            let variables = Variables::new(&component.variables, &values, &variable_faults);
             let template = Template::new(id, component, variables, hosts, &shared, &limits)?;
             pools.insert(id.clone(), Pool::new(template, &limits, &lingering));
         }

@@ -4,11 +4,15 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::variables::VariableFaults;
+
 /// What Spin takes from `runtime-config.toml`, the environment and its own flags.
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
     /// Values of application variables, by their names in the manifest.
     pub variables: BTreeMap<String, String>,
+    /// Those of a component's variables that cannot be read; none, but in tests.
+    pub variable_faults: VariableFaults,
     /// Files of the SQLite databases, by label.
     pub sqlite: BTreeMap<String, PathBuf>,
     /// Where compiled code is kept between starts.

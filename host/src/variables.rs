@@ -4,8 +4,8 @@
 //! defaults and are fixed once the host is loaded. A component sees only what its own `[component.<id>.variables]`
 //! makes of them.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use wasmtime::component::{Accessor, HasData};
 
@@ -90,13 +90,55 @@ pub(crate) fn application_values(
     if missing.is_empty() { Ok(values) } else { Err(HostError::MissingVariables(missing)) }
 }
 
+/// Variables that cannot be read for now, as under Spin when a provider fails, such as a vault that is away. The host's own
+/// values never fail by themselves. Clones are the same faults: a test keeps one.
+#[derive(Debug, Clone, Default)]
+pub struct VariableFaults(Arc<Mutex<BTreeSet<String>>>);
+
+impl VariableFaults {
+    /// From now on this variable of a component cannot be read.
+    pub fn begin(&self, name: &str) {
+        self.lock().insert(name.to_owned());
+    }
+
+    /// All can be read again.
+    pub fn end(&self) {
+        self.lock().clear();
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.lock().contains(name)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// What one component's instances see of the variables.
 #[derive(Clone, Default)]
-pub(crate) struct Variables(Arc<BTreeMap<String, String>>);
+pub(crate) struct Variables {
+    values: Arc<BTreeMap<String, String>>,
+    faults: VariableFaults,
+}
 
 impl Variables {
-    pub(crate) fn new(templates: &BTreeMap<String, Template>, values: &BTreeMap<String, String>) -> Self {
-        Self(Arc::new(templates.iter().map(|(name, template)| (name.clone(), template.resolve(values))).collect()))
+    pub(crate) fn new(
+        templates: &BTreeMap<String, Template>,
+        values: &BTreeMap<String, String>,
+        faults: &VariableFaults,
+    ) -> Self {
+        let values = templates.iter().map(|(name, template)| (name.clone(), template.resolve(values))).collect();
+        Self { values: Arc::new(values), faults: faults.clone() }
+    }
+
+    fn get(&self, name: &str) -> Result<String, Error> {
+        check_name(name).map_err(Error::InvalidName)?;
+        if self.faults.has(name) {
+            return Err(Error::Provider("a fault that was asked for".to_owned()));
+        }
+        let value = self.values.get(name).cloned();
+        value.ok_or_else(|| Error::Undefined(format!("no variable {name:?} for this component")))
     }
 }
 
@@ -108,10 +150,6 @@ impl Host for Variables {}
 
 impl<T: Send> HostWithStore<T> for Variables {
     async fn get(accessor: &Accessor<T, Self>, name: String) -> wasmtime::Result<Result<String, Error>> {
-        if let Err(why) = check_name(&name) {
-            return Ok(Err(Error::InvalidName(why)));
-        }
-        let value = accessor.with(|mut access| access.get().0.get(&name).cloned());
-        Ok(value.ok_or_else(|| Error::Undefined(format!("no variable {name:?} for this component"))))
+        Ok(accessor.with(|mut access| access.get().get(&name)))
     }
 }

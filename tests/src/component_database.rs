@@ -1,6 +1,7 @@
 //! A database as a component reaches it: a component in the embedded host runs the statements.
 
 use anyhow::Result;
+use renga_host::variables::VariableFaults;
 use renga_shared::environment::Environment;
 use renga_shared::sql::uri::DatabaseUri;
 use renga_shared::sql::{Database, DatabaseError, Dialect, Row, Value};
@@ -49,7 +50,7 @@ impl ComponentDatabase {
         let manifest = folder.path().join("spin.toml");
         std::fs::write(&manifest, MANIFEST.replace("{source}", &guest.display().to_string()))?;
         let environment: Environment = [("SQLALCHEMY_DATABASE_URI".to_owned(), uri.to_owned())].into_iter().collect();
-        let (host, address) = start_host(&manifest, &environment, folder.path()).await?;
+        let (host, address) = start_host(&manifest, &environment, folder.path(), VariableFaults::default()).await?;
         let dialect = match DatabaseUri::parse(uri)? {
             DatabaseUri::Sqlite(_) => Dialect::Sqlite,
             DatabaseUri::Postgres(_) => Dialect::Postgres,

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use renga_host::variables::VariableFaults;
 use renga_host::{Host, Limits, Manifest, RuntimeConfig, Settings};
 use renga_reconciler::config::Config;
 use renga_reconciler::db::NativeDatabase;
@@ -38,6 +39,8 @@ pub struct Deployment {
     pub issuer: Issuer,
     /// Its configuration.
     pub environment: Environment,
+    /// Which Spin variables its components cannot read.
+    pub variable_faults: VariableFaults,
     /// What is behind fake engines, by their names. The others have a world that ends with the reconciler.
     pub worlds: BTreeMap<String, FakeWorld>,
     folder: tempfile::TempDir,
@@ -109,9 +112,12 @@ impl Deployment {
         for (name, value) in variables {
             environment.set(name, *value);
         }
-        let (host, address) = start_host(&workspace().join("spin.toml"), &environment, folder.path()).await?;
+        let variable_faults = VariableFaults::default();
+        let manifest = workspace().join("spin.toml");
+        let (host, address) = start_host(&manifest, &environment, folder.path(), variable_faults.clone()).await?;
         let client = Client::new(&format!("http://{address}"), &issuer.token("alice"));
-        Ok(Self { client, issuer, environment, worlds: BTreeMap::new(), folder, host, reconcilers: Vec::new() })
+        let (worlds, reconcilers) = (BTreeMap::new(), Vec::new());
+        Ok(Self { client, issuer, environment, variable_faults, worlds, folder, host, reconcilers })
     }
 
     /// Brings the database's schema up to date.
@@ -196,6 +202,7 @@ pub(crate) async fn start_host(
     manifest: &Path,
     environment: &Environment,
     folder: &Path,
+    variable_faults: VariableFaults,
 ) -> Result<(Part, SocketAddr)> {
     let manifest = Manifest::load(manifest)?;
     let runtime = RuntimeConfig::load(&workspace().join("runtime-config.toml"))?;
@@ -211,6 +218,7 @@ pub(crate) async fn start_host(
         cache_dir: workspace().join("target/compiled"),
         // Many tests run in one process, which has room for the stacks of a few hundred instances.
         limits: Limits { instances: 8, ..Limits::default() },
+        variable_faults,
     };
     let host = Arc::new(Host::load(&manifest, settings).await?);
     let listener = TcpListener::bind("127.0.0.1:0").await?;

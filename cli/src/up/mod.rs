@@ -184,6 +184,7 @@ async fn load(up: &Up, environment: &Environment, database: &DatabaseUri) -> Res
         sqlite,
         cache_dir: folder.join("target/compiled"),
         limits: Limits { graceful_stop: REQUESTS, ..Limits::default() },
+        ..Settings::default()
     };
     Ok(Host::load(&manifest, settings).await?)
 }

@@ -43,7 +43,7 @@ impl Instance {
         if let Some(instance) = INSTANCE.with_borrow(Clone::clone) {
             return Ok(instance);
         }
-        let config = ApiConfig::read(&environment().await).map_err(|problems| {
+        let config = ApiConfig::read(&environment().await?).map_err(|problems| {
             for problem in problems {
                 eprintln!("misconfigured: {problem}");
             }
@@ -72,15 +72,36 @@ impl Instance {
 }
 
 /// The environment variables that the API reads, each from the Spin variable that `runtime-config.toml` maps it to.
-async fn environment() -> Environment {
+///
+/// The manifest declares all of them with a default, so that one that cannot be read was not left unset: a provider, such as
+/// a vault, failed. The API would check less if it took that for "not set", so it answers nothing until all can be read.
+async fn environment() -> Result<Environment, Problem> {
     let mut given = Vec::new();
     for name in API_VARIABLES {
         // `DEPLOYER_JWT_KEY` is `jwt_key`: up to the first underscore it is the prefix of a provider.
         let Some((_, variable)) = name.split_once('_') else { continue };
         let variable = variable.to_ascii_lowercase();
-        if let Ok(value) = variables::get(&variable).await {
-            given.push((name.to_owned(), value));
+        match variables::get(&variable).await {
+            Ok(value) => given.push((name.to_owned(), value)),
+            Err(error) => {
+                eprintln!("the variable {variable} ({name}) cannot be read: {}", kind(&error));
+                return Err(Problem::unavailable(
+                    "Configuration unavailable",
+                    "The service cannot read its configuration now. Try again.",
+                    5,
+                ));
+            }
         }
     }
-    given.into_iter().collect()
+    Ok(given.into_iter().collect())
+}
+
+/// Why a variable cannot be read, without the provider's own words: they may hold what it keeps.
+fn kind(error: &variables::Error) -> &'static str {
+    match error {
+        variables::Error::InvalidName(_) => "its name is not one",
+        variables::Error::Undefined(_) => "the manifest does not give it to this component",
+        variables::Error::Provider(_) => "the provider of variables failed",
+        variables::Error::Other(_) => "the host failed",
+    }
 }
