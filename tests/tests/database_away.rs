@@ -1,4 +1,4 @@
-//! A database that goes away in the middle of a request.
+//! A database that goes away in the middle of a request, and statements that take their time.
 
 use std::net::SocketAddr;
 
@@ -60,6 +60,12 @@ impl Setup {
     }
 }
 
+/// How many statements wait for a lock.
+async fn waiting_for_locks(server: &tokio_postgres::Client) -> Result<i64> {
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
+    Ok(server.query_one(waits, &[]).await?.get(0))
+}
+
 #[tokio::test]
 async fn what_was_committed_is_created_although_the_database_is_gone() -> Result<()> {
     let setup = Setup::start(require!(postgres)).await?;
@@ -105,5 +111,62 @@ async fn a_database_that_comes_back_ends_no_wait() -> Result<()> {
     });
     assert_eq!(ran?, json!({"ports": [port]}));
     assert_eq!(answer?.json(201)?["state"], "running");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_slow_statement_holds_up_no_other_of_its_instance() -> Result<()> {
+    let setup = Setup::start(require!(postgres)).await?;
+    let client = setup.client();
+    client.context(json!({"image": "a"})).await?;
+    let mut server = setup.server().await?;
+    let locked = server.transaction().await?;
+    locked.batch_execute("LOCK TABLE executions IN ACCESS EXCLUSIVE MODE").await?;
+    let slow: Vec<_> = (0..3)
+        .map(|_| {
+            let client = client.clone();
+            tokio::spawn(async move { client.get("/v1/executions").await })
+        })
+        .collect();
+    let watcher = setup.server().await?;
+    until("three statements to wait for the lock", async || {
+        let waiting = waiting_for_locks(&watcher).await?;
+        Ok(if waiting == 3 { Ok(()) } else { Err(json!(waiting)) })
+    })
+    .await?;
+    // The same caller, so the same instance.
+    for _ in 0..5 {
+        assert_eq!(client.get("/v1/contexts").await?["contexts"].as_array().map(Vec::len), Some(1));
+    }
+    assert!(slow.iter().all(|slow| !slow.is_finished()), "it was answered only after the slow ones");
+    locked.commit().await?;
+    for slow in slow {
+        assert_eq!(slow.await??, json!({"executions": []}));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_statement_that_was_given_up_holds_up_nobody() -> Result<()> {
+    let setup = Setup::start(require!(postgres)).await?;
+    let client = setup.client();
+    let context = client.context(json!({"image": "a"})).await?;
+    let path = format!("/v1/contexts/{context}/executions");
+    let mut server = setup.server().await?;
+    let request = client.request(Method::POST, &path).header("Prefer", "wait=2").json(&json!({}));
+    let (answer, locked) = tokio::join!(client.send(request), async {
+        setup.committed(&context).await?;
+        let locked = server.transaction().await?;
+        locked.batch_execute("LOCK TABLE executions IN ACCESS EXCLUSIVE MODE").await?;
+        anyhow::Ok(locked)
+    });
+    // The last look was given up at the end of the wait; the server still has it wait for the lock.
+    let locked = locked?;
+    answer?.json(201)?;
+    for _ in 0..3 {
+        client.get("/v1/contexts").await?;
+    }
+    assert_eq!(waiting_for_locks(&setup.server().await?).await?, 1, "the others were answered only after it");
+    locked.commit().await?;
     Ok(())
 }

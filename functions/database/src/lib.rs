@@ -55,9 +55,9 @@ impl Database for SpinDatabase {
         match select(pin!(answer), pin!(spin_sdk::time::sleep(PATIENCE))).await {
             Either::Left((answer, _)) => answer,
             Either::Right(_) => {
-                match self {
-                    Self::Sqlite(database) => database.forget(),
-                    Self::Postgres(database) => database.forget(),
+                // What runs on PostgreSQL has a connection of its own, which went with it.
+                if let Self::Sqlite(database) = self {
+                    database.forget();
                 }
                 Err(DatabaseError::Unavailable(format!("no answer within {} s", PATIENCE.as_secs())))
             }

@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use deadpool_postgres::Object;
 use futures::TryStreamExt;
@@ -29,11 +29,14 @@ struct Inner {
     client: Option<Object>,
     /// A statement may have changed settings, temporary tables, locks or the transaction: nobody else may get it.
     changed: AtomicBool,
+    /// Statements whose end nobody has seen. One that was given up still runs on the server, and whoever gets the connection
+    /// would wait behind it.
+    running: AtomicUsize,
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        if self.changed.load(Ordering::Relaxed)
+        if (self.changed.load(Ordering::Relaxed) || self.running.load(Ordering::Relaxed) > 0)
             && let Some(client) = self.client.take()
         {
             // Taken from the pool: the connection closes when it is dropped here.
@@ -51,6 +54,7 @@ pub(super) struct Outcome {
 
 /// Rows that have been read so far.
 struct Reading {
+    session: Session,
     stream: Pin<Box<RowStream>>,
     columns: Vec<Column>,
     rows: Vec<Vec<DbValue>>,
@@ -59,7 +63,7 @@ struct Reading {
 
 impl Session {
     pub(super) fn new(client: Object) -> Self {
-        Self(Arc::new(Inner { client: Some(client), changed: AtomicBool::new(false) }))
+        Self(Arc::new(Inner { client: Some(client), changed: AtomicBool::new(false), running: AtomicUsize::new(0) }))
     }
 
     pub(super) async fn execute(&self, sql: &str, parameters: &[ParameterValue]) -> Result<u64, Error> {
@@ -87,7 +91,7 @@ impl Session {
         loop {
             match reading.next().await {
                 Ok(true) if reading.rows.len() < ROWS_AT_ONCE && reading.bytes < BYTES_AT_ONCE => {}
-                Ok(true) => return Ok(self.stream(reading)),
+                Ok(true) => return Ok(Self::stream(reading)),
                 Ok(false) => {
                     return Ok(Outcome {
                         columns: reading.columns,
@@ -104,12 +108,11 @@ impl Session {
         }
     }
 
-    fn stream(&self, mut reading: Reading) -> Outcome {
+    fn stream(mut reading: Reading) -> Outcome {
         let columns = std::mem::take(&mut reading.columns);
         let (rows_to, rows) = mpsc::channel(CHUNKS);
         let (end_to, end) = oneshot::channel();
-        // The connection is given back after the last row, even if the component has dropped it by then.
-        let session = self.clone();
+        // It keeps the connection, which is given back after the last row even if the component has dropped it by then.
         tokio::spawn(async move {
             let result = loop {
                 if reading.rows.len() >= CHUNK_ROWS || reading.bytes >= CHUNK_BYTES {
@@ -130,7 +133,6 @@ impl Session {
             }
             drop(rows_to);
             _ = end_to.send(result);
-            drop(session);
         });
         Outcome { columns, rows: Rows::chunks(rows), end: End::Later(end) }
     }
@@ -146,18 +148,42 @@ impl Session {
         if may_change_session(sql) {
             self.0.changed.store(true, Ordering::Relaxed);
         }
-        let statement = client.prepare_cached(sql).await.map_err(|error| query_failed(&error))?;
-        let stream = match send(client, &statement, &parameters).await {
+        self.0.running.fetch_add(1, Ordering::Relaxed);
+        match Self::send_prepared(client, sql, &parameters).await {
+            Ok(stream) => Ok(Reading {
+                session: self.clone(),
+                stream: Box::pin(stream),
+                columns: Vec::new(),
+                rows: Vec::new(),
+                bytes: 0,
+            }),
+            Err(error) => {
+                self.ended();
+                Err(query_failed(&error))
+            }
+        }
+    }
+
+    /// A statement has ended, with or without an error.
+    fn ended(&self) {
+        self.0.running.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    async fn send_prepared(
+        client: &Object,
+        sql: &str,
+        parameters: &[Parameter<'_>],
+    ) -> Result<RowStream, tokio_postgres::Error> {
+        let statement = client.prepare_cached(sql).await?;
+        match send(client, &statement, parameters).await {
             Err(error) if is_stale(&error) => {
                 // The schema changed since the statement was prepared. Nothing has run yet.
                 client.statement_cache.remove(sql, &[]);
-                let statement = client.prepare_cached(sql).await.map_err(|error| query_failed(&error))?;
-                send(client, &statement, &parameters).await
+                let statement = client.prepare_cached(sql).await?;
+                send(client, &statement, parameters).await
             }
             other => other,
-        };
-        let stream = Box::pin(stream.map_err(|error| query_failed(&error))?);
-        Ok(Reading { stream, columns: Vec::new(), rows: Vec::new(), bytes: 0 })
+        }
     }
 }
 
@@ -172,8 +198,16 @@ async fn send(
 impl Reading {
     /// Reads one more row. `false` after the last.
     async fn next(&mut self) -> Result<bool, Error> {
-        let Some(row) = self.stream.try_next().await.map_err(|error| query_failed(&error))? else {
-            return Ok(false);
+        let row = match self.stream.try_next().await {
+            Ok(Some(row)) => row,
+            Ok(None) => {
+                self.session.ended();
+                return Ok(false);
+            }
+            Err(error) => {
+                self.session.ended();
+                return Err(query_failed(&error));
+            }
         };
         if self.columns.is_empty() {
             self.columns = values::columns(&row);
