@@ -4,7 +4,7 @@
 //! `start` is a chunk's offset in all that the execution ever wrote: where a chunk begins after the end of the one
 //! before, the difference is what the cap cut out, and nothing else has to remember it.
 
-use super::statement::Statement;
+use super::statement::{Statement, checked, statements};
 use super::{Database, DatabaseError, Row};
 use crate::domain::ExecutionId;
 
@@ -79,11 +79,13 @@ pub struct Chunk {
 }
 
 // Only who looks after the execution writes its logs, and nobody once it is to be removed.
-static APPEND: Statement = Statement::new(
+static APPEND: Statement = Statement::new(concat!(
     "INSERT INTO log_chunks (execution_id, sequence, start, length, last_at, frames) \
      SELECT {uuid 1}, {int 2}, {int 3}, {int 4}, {int 5}, {blob 6} FROM executions \
-     WHERE id = {uuid 1} AND holder = {text 7} AND wanted <> 'removed' ON CONFLICT DO NOTHING RETURNING sequence",
-);
+     WHERE id = {uuid 1} AND ",
+    checked!("holder = {text 7} AND wanted <> 'removed'"),
+    " ON CONFLICT DO NOTHING RETURNING sequence"
+));
 
 static AFTER: Statement = Statement::new(
     "SELECT sequence, start, length, last_at, frames FROM log_chunks \
@@ -104,6 +106,8 @@ static CUT: Statement = Statement::new(
 );
 
 static REMOVE: Statement = Statement::new("DELETE FROM log_chunks WHERE execution_id = {uuid 1} RETURNING 1");
+
+statements!(APPEND, AFTER, BEFORE, SIZES, CUT, REMOVE);
 
 /// Appends a chunk for `holder`. `false`: there is one with this sequence already, or the execution is no longer
 /// `holder`'s, or is to be removed; nothing was written.

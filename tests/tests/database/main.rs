@@ -1,5 +1,7 @@
 //! The contract of the database port, on every adapter: native, and through a component in the embedded host.
 
+mod plans;
+
 use std::sync::Arc;
 
 use renga_reconciler::db::{NativeDatabase, migrate};
