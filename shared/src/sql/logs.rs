@@ -78,6 +78,13 @@ pub struct Chunk {
     pub frames: Vec<u8>,
 }
 
+/// Whether the execution `{uuid 1}` is `$holder`'s. One that another has taken over has logs that the other writes.
+macro_rules! held_by {
+    ($holder:literal) => {
+        concat!("EXISTS (SELECT 1 FROM executions WHERE id = {uuid 1} AND ", checked!("holder = ", $holder), ")")
+    };
+}
+
 // Only who looks after the execution writes its logs, and nobody once it is to be removed.
 static APPEND: Statement = Statement::new(concat!(
     "INSERT INTO log_chunks (execution_id, sequence, start, length, last_at, frames) \
@@ -100,12 +107,17 @@ static BEFORE: Statement = Statement::new(
 static SIZES: Statement =
     Statement::new("SELECT sequence, length, last_at FROM log_chunks WHERE execution_id = {uuid 1} ORDER BY sequence");
 
-static CUT: Statement = Statement::new(
-    "DELETE FROM log_chunks WHERE execution_id = {uuid 1} AND sequence > {int 2} AND sequence <= {int 3} \
-     RETURNING sequence",
-);
+static CUT: Statement = Statement::new(concat!(
+    "DELETE FROM log_chunks WHERE execution_id = {uuid 1} AND sequence > {int 2} AND sequence <= {int 3} AND ",
+    held_by!("{text 4}"),
+    " RETURNING sequence"
+));
 
-static REMOVE: Statement = Statement::new("DELETE FROM log_chunks WHERE execution_id = {uuid 1} RETURNING 1");
+static REMOVE: Statement = Statement::new(concat!(
+    "DELETE FROM log_chunks WHERE execution_id = {uuid 1} AND ",
+    held_by!("{text 2}"),
+    " RETURNING 1"
+));
 
 statements!(APPEND, AFTER, BEFORE, SIZES, CUT, REMOVE);
 
@@ -173,15 +185,22 @@ pub async fn sizes(db: &impl Database, id: ExecutionId) -> Result<Vec<Size>, Dat
     rows.into_iter().map(size).collect()
 }
 
-/// Cuts out the chunks after `first` up to and with `last`.
-pub async fn cut(db: &impl Database, id: ExecutionId, first: i64, last: i64) -> Result<(), DatabaseError> {
-    db.query(CUT.sql(db.dialect()), vec![id.into(), first.into(), last.into()]).await?;
+/// Cuts out the chunks after `first` up to and with `last`, if the execution is `holder`'s.
+pub async fn cut(
+    db: &impl Database,
+    holder: &str,
+    id: ExecutionId,
+    first: i64,
+    last: i64,
+) -> Result<(), DatabaseError> {
+    let parameters = vec![id.into(), first.into(), last.into(), holder.into()];
+    db.query(CUT.sql(db.dialect()), parameters).await?;
     Ok(())
 }
 
-/// Removes all logs of an execution.
-pub async fn remove(db: &impl Database, id: ExecutionId) -> Result<(), DatabaseError> {
-    db.query(REMOVE.sql(db.dialect()), vec![id.into()]).await?;
+/// Removes all logs of an execution, if it is `holder`'s.
+pub async fn remove(db: &impl Database, holder: &str, id: ExecutionId) -> Result<(), DatabaseError> {
+    db.query(REMOVE.sql(db.dialect()), vec![id.into(), holder.into()]).await?;
     Ok(())
 }
 

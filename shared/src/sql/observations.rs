@@ -7,6 +7,11 @@
 //! **When.** `due_at` is when somebody must look next: a wish sets it, a retry sets it, a claim puts it off by
 //! [`CLAIMED_FOR`]. So a claim of which nothing comes, because its answer was lost on the way, is made again. A row that
 //! only an event can change has none.
+//!
+//! **Who writes.** What is observed of a row (`RECORD`, `PLACE`, `DEFER`, the logs) is written by its holder alone,
+//! which every such statement names; a claim and a release name who may take or free a row. `WAKE`, `WAKE_ENGINE` and
+//! `PULL_IN` name nobody: they only have the holder look sooner. `SERVED`, `ALL_SERVED` and `FORGET_TURNS` decide
+//! nothing but whose turn it is, and a reconciler writes its own lease whether or not it still has one.
 
 use std::time::Duration;
 

@@ -172,8 +172,8 @@ async fn logs_are_called(db: &Recorder) {
     ignore(logs::after(db, execution(), 1, 100).await);
     ignore(logs::before(db, execution(), 4, 100).await);
     ignore(logs::sizes(db, execution()).await);
-    ignore(logs::cut(db, execution(), 1, 3).await);
-    ignore(logs::remove(db, execution()).await);
+    ignore(logs::cut(db, HOLDER, execution(), 1, 3).await);
+    ignore(logs::remove(db, HOLDER, execution()).await);
 }
 
 async fn the_rest_is_called(db: &Recorder) {
