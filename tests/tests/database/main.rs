@@ -1,5 +1,6 @@
 //! The contract of the database port, on every adapter: native, and through a component in the embedded host.
 
+mod changes;
 mod plans;
 
 use std::os::unix::fs::PermissionsExt as _;
