@@ -75,7 +75,7 @@ impl Hand {
 
     /// What was asked for is done: its logs and its object are gone.
     pub async fn remove(&self) -> Result<()> {
-        logs::remove(&self.db, self.execution.id.parse()?).await?;
+        logs::remove(&self.db, HOLDER, self.execution.id.parse()?).await?;
         let why = Why::new("Deleted", "It was deleted.");
         self.record(Some("[]"), |status| Ok(status.removed(why, Timestamp(1_500_000_001_000_000))?)).await
     }

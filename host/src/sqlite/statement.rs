@@ -1,5 +1,8 @@
 //! One statement on one native connection: its kind, its parameters, its rows.
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::types::{ToSqlOutput, ValueRef};
@@ -58,10 +61,13 @@ pub(super) fn asks_for_counts(sql: &str) -> bool {
     sql.as_bytes().windows(8).any(|word| word.eq_ignore_ascii_case(b"changes("))
 }
 
-/// Opens a native connection as Spin does: no pragmas, and files cannot be attached.
-pub(super) fn open(path: &std::path::Path) -> rusqlite::Result<Connection> {
+/// Opens a native connection as Spin does: no pragmas, and files cannot be attached. Unlike Spin, a file that is not
+/// there is made for its owner alone, and so are those beside it, which get its mode.
+pub(super) fn open(path: &Path) -> rusqlite::Result<Connection> {
     use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 
+    // A file that is there keeps its mode. Any other error SQLite meets as well, and tells it.
+    _ = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     let connection = Connection::open(path)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);

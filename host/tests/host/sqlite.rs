@@ -1,5 +1,6 @@
 //! `spin:sqlite`, through a component, in both of its forms.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
@@ -254,6 +255,17 @@ async fn a_lock_is_waited_for_up_to_a_bound_and_reads_go_on() {
     other.execute_batch("COMMIT").unwrap();
     let (answer, _) = late.await.unwrap();
     assert_eq!(answer["results"][0], json!({ "columns": [], "rows": [] }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_the_host_makes_is_its_owners_alone() {
+    let server = with_table(ITEMS).await;
+    run(&server, "async", json!([["INSERT INTO items (name) VALUES ('secret')"]])).await;
+    for extension in ["db", "db-wal", "db-shm"] {
+        let file = server.database().with_extension(extension);
+        let mode = std::fs::metadata(&file).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600, "{}", file.display());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use futures::{FutureExt as _, StreamExt as _};
 use inotify::{EventStream, Inotify, WatchMask};
-use sqlx::postgres::PgListener;
-use sqlx::sqlite::SqliteConnection;
+use sqlx::ConnectOptions as _;
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::{NativeDatabase, PostgresDatabase, SqliteDatabase};
@@ -26,6 +28,8 @@ const UNTOLD_PERIOD: Duration = Duration::from_millis(20);
 const SAME_FILE_PERIOD: Duration = Duration::from_secs(1);
 /// How long after a notice from PostgreSQL to look once more: of those who commit at the same time, one alone notifies.
 const BESIDE: Duration = Duration::from_millis(50);
+/// How long a listener may take to be connected.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long to wait before listening again when the database went away.
 const RECONNECT: Duration = Duration::from_secs(1);
 
@@ -36,15 +40,36 @@ pub struct Changes {
     /// Nothing is asked sooner. Kept here, since who waits for [`Changes::next`] often gives up for something else.
     not_before: Instant,
     watched: Option<Watched>,
+    watching: Connecting<(SqliteConnection, i64)>,
     listener: Option<PgListener>,
+    listening: Connecting<PgListener>,
     /// When those must have committed who did not notify since another just did.
     beside_until: Option<Instant>,
+}
+
+/// What connects in a task of its own. The driver drops its wait for [`Changes::next`] whenever something else happens,
+/// which under load is always sooner than a connection is made; the task goes on.
+#[derive(Debug)]
+struct Connecting<T>(JoinSet<Result<T, sqlx::Error>>);
+
+impl<T: Send + 'static> Connecting<T> {
+    /// What `connect` makes, or a call before this one. May be dropped and called again.
+    async fn made_by(
+        &mut self,
+        connect: impl Future<Output = Result<T, sqlx::Error>> + Send + 'static,
+    ) -> Result<T, sqlx::Error> {
+        if self.0.is_empty() {
+            self.0.spawn(connect);
+        }
+        // A task that panicked is made anew by the next call.
+        self.0.join_next().await.and_then(Result::ok).unwrap_or(Err(sqlx::Error::WorkerCrashed))
+    }
 }
 
 /// A connection to a SQLite file; `PRAGMA data_version` is the connection's own.
 #[derive(Debug)]
 struct Watched {
-    connection: sqlx::pool::PoolConnection<sqlx::Sqlite>,
+    connection: SqliteConnection,
     generation: u64,
     version: Option<i64>,
     log: LogWrites,
@@ -93,7 +118,15 @@ impl LogWrites {
 impl Changes {
     /// Hears changes of `database` from the first [`Changes::next`] on.
     pub fn of(database: NativeDatabase) -> Self {
-        Self { database, not_before: Instant::now(), watched: None, listener: None, beside_until: None }
+        Self {
+            database,
+            not_before: Instant::now(),
+            watched: None,
+            watching: Connecting(JoinSet::new()),
+            listener: None,
+            listening: Connecting(JoinSet::new()),
+            beside_until: None,
+        }
     }
 
     /// Returns when something may have changed: after a write of another connection, or when hearing was interrupted.
@@ -125,11 +158,9 @@ impl Changes {
         let watched = match &mut self.watched {
             Some(watched) if watched.generation == pools.generation => watched,
             other => {
-                let mut connection = pools.readers.acquire().await?;
-                // The first look at a file makes its log.
-                let version = Some(version(&mut connection).await?);
+                let (connection, version) = self.watching.made_by(look(database.options())).await?;
                 let log = LogWrites::of(&database.log());
-                *other = Some(Watched { connection, generation: pools.generation, version, log });
+                *other = Some(Watched { connection, generation: pools.generation, version: Some(version), log });
                 return Ok(true);
             }
         };
@@ -143,11 +174,8 @@ impl Changes {
 
     async fn notified(&mut self, database: &PostgresDatabase) -> Result<bool, sqlx::Error> {
         let Some(listener) = &mut self.listener else {
-            let mut listener = PgListener::connect_with(database.pool()).await?;
-            // Its own way to connect again forgets who is told, if it is dropped meanwhile.
-            listener.eager_reconnect(false);
-            listener.listen(CHANNEL).await?;
-            self.listener = Some(listener);
+            let options = (*database.pool().connect_options()).clone();
+            self.listener = Some(self.listening.made_by(listen(options)).await?);
             // What was written before is found by a look.
             return Ok(true);
         };
@@ -169,6 +197,32 @@ impl Changes {
         self.beside_until = Some(Instant::now() + BESIDE);
         Ok(true)
     }
+}
+
+/// A listener with a connection of its own: those that statements use may all be in use.
+async fn listen(options: PgConnectOptions) -> Result<PgListener, sqlx::Error> {
+    let connect = async {
+        let pool = PgPoolOptions::new()
+            .max_connections(1)
+            .max_lifetime(None)
+            .idle_timeout(None)
+            .acquire_timeout(CONNECT_TIMEOUT)
+            .connect_lazy_with(options);
+        let mut listener = PgListener::connect_with(&pool).await?;
+        // Its own way to connect again forgets who is told, if it is dropped meanwhile.
+        listener.eager_reconnect(false);
+        listener.listen(CHANNEL).await?;
+        Ok(listener)
+    };
+    timeout(CONNECT_TIMEOUT, connect).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
+}
+
+/// A connection to a SQLite file, likewise its own, and the version that it finds. The first look at a file makes its
+/// log.
+async fn look(options: SqliteConnectOptions) -> Result<(SqliteConnection, i64), sqlx::Error> {
+    let mut connection = options.connect().await?;
+    let version = version(&mut connection).await?;
+    Ok((connection, version))
 }
 
 async fn version(connection: &mut SqliteConnection) -> Result<i64, sqlx::Error> {

@@ -39,6 +39,7 @@ async fn migrate_sqlite(path: &str) -> Result<(), DatabaseError> {
             folder.display()
         )));
     }
+    make_file(path).await;
     let options = sqlite::options(Path::new(path)).create_if_missing(true).journal_mode(SqliteJournalMode::Wal);
     let pool = SqlitePoolOptions::new().max_connections(1).connect_lazy_with(options);
     let mut tried = 0;
@@ -55,6 +56,19 @@ async fn migrate_sqlite(path: &str) -> Result<(), DatabaseError> {
     };
     pool.close().await;
     migrated.map_err(|error| explain(&error))
+}
+
+/// Makes a file that is not there, for its owner alone: it will hold specifications, logs and tokens, and SQLite would
+/// let everybody read it. The files beside it get its mode. A file that is there keeps the mode that its operator gave
+/// it.
+async fn make_file(path: &str) {
+    let made = tokio::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).await;
+    if let Err(error) = made
+        && error.kind() != std::io::ErrorKind::AlreadyExists
+    {
+        // SQLite meets the same, and its error is the one that is reported.
+        tracing::debug!(path, %error, "cannot make the file {path}: {error}");
+    }
 }
 
 fn explain(error: &MigrateError) -> DatabaseError {

@@ -72,6 +72,11 @@ impl SqliteDatabase {
         current.pools.clone()
     }
 
+    /// How a connection to the file is made.
+    pub(super) fn options(&self) -> SqliteConnectOptions {
+        options(&self.path)
+    }
+
     /// The write-ahead log beside the file. Every commit in WAL mode writes to it.
     pub(super) fn log(&self) -> PathBuf {
         let mut log = self.path.as_os_str().to_owned();

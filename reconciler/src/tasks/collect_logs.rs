@@ -326,7 +326,7 @@ impl<'a> Store<'a> {
             last = Some(cut.sequence);
         }
         match last {
-            Some(last) => logs::cut(&self.context.db, self.id, self.head_end, last).await,
+            Some(last) => logs::cut(&self.context.db, &self.context.id, self.id, self.head_end, last).await,
             None => Ok(()),
         }
     }

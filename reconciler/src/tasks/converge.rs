@@ -227,7 +227,7 @@ impl<'a> Pass<'a> {
             }
             Step::FinishRemoval => {
                 self.context.collectors.abort(self.id()).await;
-                logs::remove(&self.context.db, self.id()).await?;
+                logs::remove(&self.context.db, &self.context.id, self.id()).await?;
                 let removed = status.removed(Why::new("Deleted", "It was deleted, as its user asked."), now)?;
                 self.record(removed, Some("[]".into()), sight).await
             }

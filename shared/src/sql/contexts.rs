@@ -1,6 +1,6 @@
 //! The table `contexts`: what to run. Written once, by the API.
 
-use super::statement::{Composed, Statement};
+use super::statement::{Composed, Statement, checked, statements};
 use super::{Database, DatabaseError, Idempotency, Inserted, Page, Row, Visible};
 use crate::domain::{ContextId, Timestamp};
 
@@ -55,10 +55,19 @@ static GET_BY_KEY: Statement = Statement::new(
 static GET: Statement =
     Statement::new("SELECT {as_text id}, {as_micros created_at}, {as_text spec} FROM contexts WHERE id = {uuid 1}");
 
-static GET_OF_OWNER: Statement = Statement::new(
-    "SELECT {as_text id}, {as_micros created_at}, {as_text spec} FROM contexts \
-     WHERE id = {uuid 1} AND owner = {text 2}",
+static GET_OF_OWNER: Statement = Statement::new(concat!(
+    "SELECT {as_text id}, {as_micros created_at}, {as_text spec} FROM contexts WHERE id = {uuid 1} AND ",
+    checked!("owner = {text 2}")
+));
+
+static LIST: Statement = Statement::new("SELECT {as_text id}, {as_micros created_at}, {as_text spec} FROM contexts");
+
+static LIST_BY_LABEL: Statement = Statement::new(
+    "SELECT {as_text id}, {as_micros created_at}, {as_text spec} FROM context_labels \
+     JOIN contexts ON contexts.id = context_labels.context_id",
 );
+
+statements!(INSERT, GET_BY_KEY, GET, GET_OF_OWNER, LIST, LIST_BY_LABEL);
 
 /// Stores a context.
 pub async fn insert(db: &impl Database, new: &NewContext<'_>) -> Result<Inserted<ContextRow>, DatabaseError> {
@@ -102,17 +111,13 @@ pub async fn list(
     filter: &ContextFilter<'_>,
     page: Page<ContextId>,
 ) -> Result<Vec<ContextRow>, DatabaseError> {
-    let mut statement = Composed::new("SELECT {as_text id}, {as_micros created_at}, {as_text spec} FROM contexts");
     // With a label, the labels' index gives the order and the bound, and the join the rest.
-    let (id, owner) = match filter.label {
-        None => ("contexts.id", "contexts.owner"),
+    let (mut statement, id, owner) = match filter.label {
+        None => (Composed::new(&LIST), "contexts.id", "contexts.owner"),
         Some(label) => {
-            statement = Composed::new(
-                "SELECT {as_text id}, {as_micros created_at}, {as_text spec} FROM context_labels \
-                 JOIN contexts ON contexts.id = context_labels.context_id",
-            );
+            let mut statement = Composed::new(&LIST_BY_LABEL);
             statement.condition("context_labels.label = {text #}", label);
-            ("context_labels.context_id", "context_labels.owner")
+            (statement, "context_labels.context_id", "context_labels.owner")
         }
     };
     if let Visible::To(subject) = filter.visible {

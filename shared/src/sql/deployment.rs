@@ -1,6 +1,6 @@
 //! The table `deployment`: facts about the deployment itself.
 
-use super::statement::Statement;
+use super::statement::{Statement, statements};
 use super::{Database, DatabaseError, Row};
 
 /// The deployment's id, with which its engine objects are labelled.
@@ -21,6 +21,8 @@ static PUT: Statement = Statement::new(
 );
 
 static PING: Statement = Statement::new("SELECT COUNT(*) FROM deployment");
+
+statements!(PUT_ONCE, GET, PUT, PING);
 
 /// The deployment's id: `proposed` if it has none yet.
 pub async fn id(db: &impl Database, proposed: &str) -> Result<String, DatabaseError> {

@@ -1,7 +1,7 @@
 //! The table `engines`: those that the reconcilers serve, and whether they answer. Written by the reconcilers.
 
 use super::observations::placed;
-use super::statement::Statement;
+use super::statement::{Statement, statements};
 use super::{Database, DatabaseError, Row, between_commas};
 use crate::domain::{EngineName, Timestamp, Why};
 use crate::placement::{Candidate, Namespaces, Offer, Queue, Usage};
@@ -71,6 +71,8 @@ static LIST: Statement = Statement::new(concat!(
 ));
 
 static FORGET: Statement = Statement::new("DELETE FROM engines WHERE served_at < {time 1} RETURNING 1");
+
+statements!(PUT, DESCRIBE, LIST, FORGET);
 
 /// Records how an engine is `now`. `since` changes only when it goes up or down.
 pub async fn put(

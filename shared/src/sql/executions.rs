@@ -7,7 +7,7 @@
 //! it empties the column in the same statement. A wish to stop or to remove does too, for then there will be no launch; and so
 //! does any other end. Before that the row keeps it, so that after a crash or a failed try the launch can be made again.
 
-use super::statement::{Composed, Statement};
+use super::statement::{Composed, Statement, checked, statements};
 use super::{Database, DatabaseError, Idempotency, Inserted, Page, Row, Visible};
 use crate::auth::SealedToken;
 use crate::domain::{ClientState, ContextId, EngineName, ExecutionId, Facts, Status, Timestamp, Wanted};
@@ -134,12 +134,20 @@ macro_rules! runs_in {
     };
 }
 
+/// Whether `$subject` may see a row that an id finds: one of its own, or any if it is NULL.
+macro_rules! visible {
+    ($subject:literal) => {
+        checked!($subject, " IS NULL OR owner = ", $subject)
+    };
+}
+
 static INSERT: Statement = Statement::new(concat!(
     "INSERT INTO executions (id, context_id, owner, requested_by, created_at, wanted_engine, namespace, environment, \
      idempotency_key, request_digest, due_at, sealed_token, claims) \
      SELECT {uuid 1}, id, owner, {text 3}, {time 4}, {text 5}, {text 6}, {json 7}, {text 8}, {text 9}, {time 4}, {blob 11}, \
-     {json 12} FROM contexts WHERE id = {uuid 2} AND ({text 10} IS NULL OR owner = {text 10}) \
-     AND ({text 5} IS NULL OR EXISTS (SELECT 1 FROM engines WHERE name = {text 5} OR kind = {text 5})) \
+     {json 12} FROM contexts WHERE id = {uuid 2} AND ",
+    visible!("{text 10}"),
+    " AND ({text 5} IS NULL OR EXISTS (SELECT 1 FROM engines WHERE name = {text 5} OR kind = {text 5})) \
      AND ({text 6} = 'default' OR NOT EXISTS (SELECT 1 FROM engines) OR ",
     runs_in!("{text 5}", "{text 6}"),
     ") ON CONFLICT DO NOTHING RETURNING ",
@@ -156,24 +164,40 @@ static GET_BY_KEY: Statement = Statement::new(concat!(
 ));
 
 static CONTEXT_EXISTS: Statement =
-    Statement::new("SELECT 1 FROM contexts WHERE id = {uuid 1} AND ({text 2} IS NULL OR owner = {text 2})");
+    Statement::new(concat!("SELECT 1 FROM contexts WHERE id = {uuid 1} AND ", visible!("{text 2}")));
 
 static GET: Statement = Statement::new(concat!(
     "SELECT ",
     columns!(),
-    " FROM executions WHERE id = {uuid 1} AND context_id = {uuid 2} AND ({text 3} IS NULL OR owner = {text 3})"
+    " FROM executions WHERE id = {uuid 1} AND ",
+    checked!("context_id = {uuid 2}"),
+    " AND ",
+    visible!("{text 3}")
 ));
 
 // A wish only ever goes further: what is to be removed is never again only to be stopped, and neither is started.
 static WISH: Statement = Statement::new(concat!(
     "UPDATE executions SET wanted = {text 4}, due_at = {time 5}, sealed_token = NULL, revision = revision + 1 \
-     WHERE id = {uuid 1} AND context_id = {uuid 2} AND ({text 3} IS NULL OR owner = {text 3}) \
-     AND wanted <> {text 4} AND wanted <> 'removed' \
+     WHERE id = {uuid 1} AND ",
+    checked!("context_id = {uuid 2}"),
+    " AND ",
+    visible!("{text 3}"),
+    " AND wanted <> {text 4} AND wanted <> 'removed' \
      AND ({text 4} = 'removed' OR ",
     live!(),
     ") RETURNING ",
     columns!()
 ));
+
+static LIST: Statement = Statement::new(concat!("SELECT ", columns!(), " FROM executions"));
+
+static LIST_BY_LABEL: Statement = Statement::new(concat!(
+    "SELECT ",
+    columns!(),
+    " FROM execution_labels JOIN executions ON executions.id = execution_labels.execution_id"
+));
+
+statements!(INSERT, ENGINE_EXISTS, GET_BY_KEY, CONTEXT_EXISTS, GET, WISH, LIST, LIST_BY_LABEL);
 
 /// Asks for an execution of a context.
 pub async fn insert(db: &impl Database, new: &NewExecutionRow<'_>) -> Result<Asked, DatabaseError> {
@@ -260,15 +284,9 @@ pub async fn list(
     page: Page<ExecutionId>,
 ) -> Result<Vec<ExecutionRow>, DatabaseError> {
     let (mut statement, id, owner) = match filter.label {
-        None => {
-            (Composed::new(concat!("SELECT ", columns!(), " FROM executions")), "executions.id", "executions.owner")
-        }
+        None => (Composed::new(&LIST), "executions.id", "executions.owner"),
         Some(label) => {
-            let mut statement = Composed::new(concat!(
-                "SELECT ",
-                columns!(),
-                " FROM execution_labels JOIN executions ON executions.id = execution_labels.execution_id"
-            ));
+            let mut statement = Composed::new(&LIST_BY_LABEL);
             statement.condition("label = {text #}", label);
             (statement, "execution_labels.execution_id", "execution_labels.owner")
         }
@@ -276,8 +294,8 @@ pub async fn list(
     if let Some(context) = filter.context {
         match filter.visible {
             Visible::To(subject) => {
-                statement.condition("context_id = (SELECT id FROM contexts WHERE id = {uuid #}", context);
-                statement.part(" AND owner = {text #})", subject);
+                statement.condition("context_id = (SELECT id FROM contexts WHERE id = {uuid #} AND ", context);
+                statement.part(concat!(checked!("owner = {text #}"), ")"), subject);
             }
             Visible::All => statement.condition("context_id = {uuid #}", context),
         }

@@ -3,7 +3,7 @@
 //! One of them fetches, and the others find what it stored. Who fetches is decided by [`claim`], which one caller alone
 //! wins.
 
-use super::statement::Statement;
+use super::statement::{Statement, statements};
 use super::{Database, DatabaseError, Row};
 use crate::domain::Timestamp;
 
@@ -54,6 +54,8 @@ static FAIL: Statement = Statement::new(
     "UPDATE issuer_keys SET settled = 1, failure = {text 3} \
      WHERE issuer = {text 1} AND tried_at = {time 2} RETURNING 1",
 );
+
+statements!(GET, CLAIM, STORE, FAIL);
 
 /// What is known of an issuer's keys.
 pub async fn get(db: &impl Database, issuer: &str) -> Result<IssuerKeysRow, DatabaseError> {

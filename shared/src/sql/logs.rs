@@ -4,7 +4,7 @@
 //! `start` is a chunk's offset in all that the execution ever wrote: where a chunk begins after the end of the one
 //! before, the difference is what the cap cut out, and nothing else has to remember it.
 
-use super::statement::Statement;
+use super::statement::{Statement, checked, statements};
 use super::{Database, DatabaseError, Row};
 use crate::domain::ExecutionId;
 
@@ -78,12 +78,21 @@ pub struct Chunk {
     pub frames: Vec<u8>,
 }
 
+/// Whether the execution `{uuid 1}` is `$holder`'s. One that another has taken over has logs that the other writes.
+macro_rules! held_by {
+    ($holder:literal) => {
+        concat!("EXISTS (SELECT 1 FROM executions WHERE id = {uuid 1} AND ", checked!("holder = ", $holder), ")")
+    };
+}
+
 // Only who looks after the execution writes its logs, and nobody once it is to be removed.
-static APPEND: Statement = Statement::new(
+static APPEND: Statement = Statement::new(concat!(
     "INSERT INTO log_chunks (execution_id, sequence, start, length, last_at, frames) \
      SELECT {uuid 1}, {int 2}, {int 3}, {int 4}, {int 5}, {blob 6} FROM executions \
-     WHERE id = {uuid 1} AND holder = {text 7} AND wanted <> 'removed' ON CONFLICT DO NOTHING RETURNING sequence",
-);
+     WHERE id = {uuid 1} AND ",
+    checked!("holder = {text 7} AND wanted <> 'removed'"),
+    " ON CONFLICT DO NOTHING RETURNING sequence"
+));
 
 static AFTER: Statement = Statement::new(
     "SELECT sequence, start, length, last_at, frames FROM log_chunks \
@@ -98,12 +107,19 @@ static BEFORE: Statement = Statement::new(
 static SIZES: Statement =
     Statement::new("SELECT sequence, length, last_at FROM log_chunks WHERE execution_id = {uuid 1} ORDER BY sequence");
 
-static CUT: Statement = Statement::new(
-    "DELETE FROM log_chunks WHERE execution_id = {uuid 1} AND sequence > {int 2} AND sequence <= {int 3} \
-     RETURNING sequence",
-);
+static CUT: Statement = Statement::new(concat!(
+    "DELETE FROM log_chunks WHERE execution_id = {uuid 1} AND sequence > {int 2} AND sequence <= {int 3} AND ",
+    held_by!("{text 4}"),
+    " RETURNING sequence"
+));
 
-static REMOVE: Statement = Statement::new("DELETE FROM log_chunks WHERE execution_id = {uuid 1} RETURNING 1");
+static REMOVE: Statement = Statement::new(concat!(
+    "DELETE FROM log_chunks WHERE execution_id = {uuid 1} AND ",
+    held_by!("{text 2}"),
+    " RETURNING 1"
+));
+
+statements!(APPEND, AFTER, BEFORE, SIZES, CUT, REMOVE);
 
 /// Appends a chunk for `holder`. `false`: there is one with this sequence already, or the execution is no longer
 /// `holder`'s, or is to be removed; nothing was written.
@@ -169,15 +185,22 @@ pub async fn sizes(db: &impl Database, id: ExecutionId) -> Result<Vec<Size>, Dat
     rows.into_iter().map(size).collect()
 }
 
-/// Cuts out the chunks after `first` up to and with `last`.
-pub async fn cut(db: &impl Database, id: ExecutionId, first: i64, last: i64) -> Result<(), DatabaseError> {
-    db.query(CUT.sql(db.dialect()), vec![id.into(), first.into(), last.into()]).await?;
+/// Cuts out the chunks after `first` up to and with `last`, if the execution is `holder`'s.
+pub async fn cut(
+    db: &impl Database,
+    holder: &str,
+    id: ExecutionId,
+    first: i64,
+    last: i64,
+) -> Result<(), DatabaseError> {
+    let parameters = vec![id.into(), first.into(), last.into(), holder.into()];
+    db.query(CUT.sql(db.dialect()), parameters).await?;
     Ok(())
 }
 
-/// Removes all logs of an execution.
-pub async fn remove(db: &impl Database, id: ExecutionId) -> Result<(), DatabaseError> {
-    db.query(REMOVE.sql(db.dialect()), vec![id.into()]).await?;
+/// Removes all logs of an execution, if it is `holder`'s.
+pub async fn remove(db: &impl Database, holder: &str, id: ExecutionId) -> Result<(), DatabaseError> {
+    db.query(REMOVE.sql(db.dialect()), vec![id.into(), holder.into()]).await?;
     Ok(())
 }
 

@@ -17,6 +17,23 @@ mod statement;
 pub mod uri;
 
 pub use database::{Database, DatabaseError, Dialect, Row, Value};
+pub use statement::Statement;
+
+/// All statements of the product, each with its module and name. Of one whose conditions depend on the request it is
+/// the beginning.
+pub fn statements() -> impl Iterator<Item = (&'static str, &'static str, &'static Statement)> {
+    let modules = [
+        ("contexts", contexts::STATEMENTS),
+        ("deployment", deployment::STATEMENTS),
+        ("engines", engines::STATEMENTS),
+        ("executions", executions::STATEMENTS),
+        ("issuer_keys", issuer_keys::STATEMENTS),
+        ("logs", logs::STATEMENTS),
+        ("observations", observations::STATEMENTS),
+        ("reconcilers", reconcilers::STATEMENTS),
+    ];
+    modules.into_iter().flat_map(|(module, list)| list.iter().map(move |(name, statement)| (module, *name, *statement)))
+}
 
 /// Names as a column holds them in which one is looked for with `LIKE '%,name,%'`: none has a comma, nor what `LIKE` would not take
 /// as it is.
@@ -60,4 +77,40 @@ pub struct Idempotency<'a> {
     pub key: &'a str,
     /// A digest of what was asked for, to tell a retry from another request.
     pub digest: &'a str,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    use super::*;
+
+    /// The statements that the source defines: each `static NAME: Statement`, of the module that its file is.
+    fn defined() -> BTreeSet<(String, String)> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/sql");
+        let files = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
+        files
+            .flat_map(|path| {
+                let module = path.file_stem().unwrap().to_str().unwrap().to_owned();
+                let source = std::fs::read_to_string(&path).unwrap();
+                let (product, _tests) = source.split_once("#[cfg(test)]").unwrap_or((&source, ""));
+                let made = product.matches("Statement::new(").count();
+                let names: Vec<_> = product
+                    .lines()
+                    .filter_map(|line| line.trim_start().strip_prefix("static ")?.split_once(": Statement ="))
+                    .map(|(name, _)| (module.clone(), name.to_owned()))
+                    .collect();
+                assert_eq!(names.len(), made, "{module}: each statement is a `static NAME: Statement`");
+                names
+            })
+            .collect()
+    }
+
+    #[test]
+    fn every_statement_is_registered() {
+        let registered: BTreeSet<_> =
+            statements().map(|(module, name, _)| (module.to_owned(), name.to_owned())).collect();
+        assert_eq!(registered, defined(), "`statements!` of each module names what is defined there");
+    }
 }

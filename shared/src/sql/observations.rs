@@ -7,11 +7,16 @@
 //! **When.** `due_at` is when somebody must look next: a wish sets it, a retry sets it, a claim puts it off by
 //! [`CLAIMED_FOR`]. So a claim of which nothing comes, because its answer was lost on the way, is made again. A row that
 //! only an event can change has none.
+//!
+//! **Who writes.** What is observed of a row (`RECORD`, `PLACE`, `DEFER`, the logs) is written by its holder alone,
+//! which every such statement names; a claim and a release name who may take or free a row. `WAKE`, `WAKE_ENGINE` and
+//! `PULL_IN` name nobody: they only have the holder look sooner. `SERVED`, `ALL_SERVED` and `FORGET_TURNS` decide
+//! nothing but whose turn it is, and a reconciler writes its own lease whether or not it still has one.
 
 use std::time::Duration;
 
 use super::executions::{ExecutionRow, columns, live, read};
-use super::statement::Statement;
+use super::statement::{Statement, checked, statements};
 use super::{Database, DatabaseError, Row, Value};
 use crate::auth::SealedToken;
 use crate::domain::{EngineName, ExecutionId, Status, Timestamp};
@@ -97,27 +102,28 @@ macro_rules! free {
 
 static CLAIM_DUE: Statement = Statement::new(concat!(
     "UPDATE executions SET holder = {text 1}, due_at = {time 4} WHERE id IN \
-     (SELECT id FROM executions WHERE due_at IS NOT NULL AND due_at <= {time 2} AND ",
+     (SELECT found.id FROM (SELECT due.id FROM executions AS due WHERE due_at IS NOT NULL AND due_at <= {time 2} AND ",
     free!(),
-    " ORDER BY due_at LIMIT {int 3} {skip_locked}) RETURNING {as_text id}"
+    " ORDER BY due_at LIMIT {int 3} {skip_locked}) AS found WHERE {few found.id}) RETURNING {as_text id}"
 ));
 
 static CLAIM: Statement = Statement::new(concat!(
     "UPDATE executions SET holder = {text 1}, due_at = {time 4} WHERE id IN {uuids 3} AND ",
-    live!(),
-    " AND ",
-    free!(),
+    checked!(live!(), " AND ", free!()),
     " RETURNING {as_text id}"
 ));
 
-// `COALESCE` keeps SQLite from going through all that the holder has, for the sake of one or two.
 static HELD_OF: Statement = Statement::new(concat!(
-    "SELECT {as_text id} FROM executions WHERE id IN {uuids 2} AND COALESCE(holder, '') = {text 1} AND ",
-    live!()
+    "SELECT {as_text id} FROM executions WHERE id IN {uuids 2} AND ",
+    checked!("holder = {text 1} AND ", live!())
 ));
 
-static LOAD: Statement =
-    Statement::new(concat!("SELECT ", work_columns!(), " FROM executions WHERE id = {uuid 1} AND holder = {text 2}"));
+static LOAD: Statement = Statement::new(concat!(
+    "SELECT ",
+    work_columns!(),
+    " FROM executions WHERE id = {uuid 1} AND ",
+    checked!("holder = {text 2}")
+));
 
 static NEXT_DUE: Statement = Statement::new(concat!(
     "SELECT {as_micros due_at} FROM executions WHERE due_at IS NOT NULL AND ",
@@ -126,7 +132,7 @@ static NEXT_DUE: Statement = Statement::new(concat!(
 ));
 
 // The launch is recorded by leaving the phases before it: `super::executions` says why the token goes then.
-static RECORD: Statement = Statement::new(
+static RECORD: Statement = Statement::new(concat!(
     "UPDATE executions SET phase = {text 4}, reason = {text 5}, message = {text 6}, engine = {text 7}, \
      engine_id = {text 8}, started_at = {time 9}, finished_at = {time 10}, exit_code = {int 11}, \
      ports = COALESCE({json 12}, ports), attempts = {int 13}, due_at = {time 14}, \
@@ -134,8 +140,10 @@ static RECORD: Statement = Statement::new(
      slot = CASE WHEN {text 4} IN ('scheduled', 'starting', 'running', 'stopping') THEN slot END, \
      revision = revision + 1, \
      sealed_token = CASE WHEN {text 4} IN ('pending', 'scheduled') THEN sealed_token END \
-     WHERE id = {uuid 1} AND revision = {int 2} AND holder = {text 3} RETURNING revision",
-);
+     WHERE id = {uuid 1} AND ",
+    checked!("revision = {int 2} AND holder = {text 3}"),
+    " RETURNING revision"
+));
 
 // The least place that is free: two that are given the same at the same time cannot both have it, which the index
 // `executions_slots` sees to. Who has none, because there was no limit when it was placed, counts as well.
@@ -145,8 +153,9 @@ static PLACE: Statement = Statement::new(concat!(
      revision = revision + 1, slot = CASE WHEN {int 6} IS NOT NULL THEN (SELECT MIN(place) FROM (SELECT 1 AS place \
      UNION ALL SELECT taken.slot + 1 FROM executions AS taken WHERE taken.engine = {text 4} AND taken.slot IS NOT NULL) AS places \
      WHERE NOT EXISTS (SELECT 1 FROM executions AS taken WHERE taken.engine = {text 4} AND taken.slot = places.place)) END \
-     WHERE id = {uuid 1} AND revision = {int 2} AND holder = {text 3} AND phase = 'pending' \
-     AND ({int 6} IS NULL OR (SELECT COUNT(*) FROM executions AS other WHERE other.engine = {text 4} AND other.",
+     WHERE id = {uuid 1} AND ",
+    checked!("revision = {int 2} AND holder = {text 3} AND phase = 'pending'"),
+    " AND ({int 6} IS NULL OR (SELECT COUNT(*) FROM executions AS other WHERE other.engine = {text 4} AND other.",
     placed!(),
     ") < {int 6}) RETURNING revision"
 ));
@@ -176,15 +185,17 @@ static ALL_SERVED: Statement = Statement::new(concat!(
 
 static FORGET_TURNS: Statement = Statement::new("DELETE FROM turns WHERE served_at < {time 1} RETURNING 1");
 
-static WAKE: Statement = Statement::new(
-    "UPDATE executions SET due_at = {time 2} WHERE id IN {uuids 1} AND phase = 'pending' \
-     AND (due_at IS NULL OR due_at > {time 2}) RETURNING 1",
-);
+static WAKE: Statement = Statement::new(concat!(
+    "UPDATE executions SET due_at = {time 2} WHERE id IN {uuids 1} AND ",
+    checked!("phase = 'pending' AND (due_at IS NULL OR due_at > {time 2})"),
+    " RETURNING 1"
+));
 
-static DEFER: Statement = Statement::new(
-    "UPDATE executions SET due_at = {time 4} WHERE id = {uuid 1} AND revision = {int 2} AND holder = {text 3} \
-     RETURNING 1",
-);
+static DEFER: Statement = Statement::new(concat!(
+    "UPDATE executions SET due_at = {time 4} WHERE id = {uuid 1} AND ",
+    checked!("revision = {int 2} AND holder = {text 3}"),
+    " RETURNING 1"
+));
 
 // The holders are found by stepping through the index from one to the next: there are few, and they hold thousands of rows.
 static RELEASE_DEAD: Statement = Statement::new(
@@ -213,10 +224,33 @@ static HELD: Statement = Statement::new(
 );
 
 static WITH_OBJECT: Statement =
-    Statement::new(concat!("SELECT {as_text id} FROM executions WHERE id IN {uuids 1} AND ", live!()));
+    Statement::new(concat!("SELECT {as_text id} FROM executions WHERE id IN {uuids 1} AND ", checked!(live!())));
 
 static COUNT_BY_PHASE: Statement = Statement::new(
     "SELECT phase, COUNT(*) FROM executions WHERE holder IS NOT NULL OR due_at IS NOT NULL GROUP BY phase",
+);
+
+statements!(
+    CLAIM_DUE,
+    CLAIM,
+    HELD_OF,
+    LOAD,
+    NEXT_DUE,
+    RECORD,
+    PLACE,
+    QUEUE,
+    SERVED,
+    ALL_SERVED,
+    FORGET_TURNS,
+    WAKE,
+    DEFER,
+    RELEASE_DEAD,
+    RELEASE_ALL,
+    WAKE_ENGINE,
+    PULL_IN,
+    HELD,
+    WITH_OBJECT,
+    COUNT_BY_PHASE
 );
 
 /// Claims up to `limit` rows that are due and free, the longest due first.

@@ -1,6 +1,6 @@
 //! The table `reconcilers`: who is alive. See [`super::observations`] for what a lease covers.
 
-use super::statement::Statement;
+use super::statement::{Statement, statements};
 use super::{Database, DatabaseError};
 use crate::domain::Timestamp;
 
@@ -12,6 +12,8 @@ static RENEW: Statement = Statement::new(
 static END: Statement = Statement::new("DELETE FROM reconcilers WHERE id = {text 1} RETURNING 1");
 
 static FORGET: Statement = Statement::new("DELETE FROM reconcilers WHERE lease_until < {time 1} RETURNING 1");
+
+statements!(RENEW, END, FORGET);
 
 /// Takes or renews the lease of reconciler `id`.
 pub async fn renew(db: &impl Database, id: &str, until: Timestamp) -> Result<(), DatabaseError> {

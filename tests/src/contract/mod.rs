@@ -37,6 +37,7 @@ pub async fn run(db: &impl Database) {
     sealed_tokens::go_with_the_wish_that_it_never_starts(db).await;
     sealed_tokens::are_those_of_the_first_request(db).await;
     logs::are_kept_in_order_and_by_their_holder(db).await;
+    logs::are_cut_and_removed_by_their_holder_alone(db).await;
     issuer_keys::are_fetched_by_one_at_a_time(db).await;
     engines_and_deployment(db).await;
 }

@@ -1,5 +1,10 @@
 //! The contract of the database port, on every adapter: native, and through a component in the embedded host.
 
+mod changes;
+mod plans;
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::sync::Arc;
 
 use renga_reconciler::db::{NativeDatabase, migrate};
@@ -66,6 +71,27 @@ async fn sqlite_is_migrated_by_many_at_once() {
     let db = NativeDatabase::open(&sqlite(&folder)).unwrap();
     let mode = db.query("PRAGMA journal_mode", Vec::new()).await.unwrap().remove(0).text().unwrap();
     assert_eq!(mode, "wal", "the migration sets it, and it lasts");
+}
+
+/// The modes of a SQLite file and of the two beside it.
+fn modes(file: &Path) -> [u32; 3] {
+    ["db", "db-wal", "db-shm"]
+        .map(|extension| std::fs::metadata(file.with_extension(extension)).unwrap().permissions().mode() & 0o777)
+}
+
+#[tokio::test]
+async fn a_sqlite_file_is_its_owners_alone_unless_its_operator_says_otherwise() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("deployer.db");
+    let db = migrated(&sqlite(&folder)).await;
+    renga_shared::sql::deployment::set_audit(&db, false).await.unwrap();
+    assert_eq!(modes(&file), [0o600; 3]);
+    db.close().await;
+
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o660)).unwrap();
+    let db = migrated(&sqlite(&folder)).await;
+    renga_shared::sql::deployment::set_audit(&db, false).await.unwrap();
+    assert_eq!(modes(&file), [0o660; 3], "a group that may use it still may");
 }
 
 #[tokio::test]
