@@ -22,7 +22,7 @@ use super::client::{ANSWER_WITHIN, Connection, Namespaces};
 use super::failure::Failure;
 use super::job;
 use super::pod::PodSeen;
-use super::ports;
+use super::ports::{self, ServiceSeen};
 use super::state::{JobSeen, Known, ObjectId, is_ours};
 use super::store::{Kind, Store};
 use super::watches::{self, Watched};
@@ -175,7 +175,9 @@ impl Cluster {
         }
         if let Some(service) = ports::service(launch, job, &self.settings) {
             let made: Service = self.apply(&namespace, &service).await?;
-            watched.store.put_node_ports(launch.id, ports::node_ports(&made));
+            if let Some(service) = ServiceSeen::of(&made) {
+                watched.store.put_service(watched.watch_of(Kind::Services, &namespace), launch.id, service);
+            }
         }
         if let Some(ingress) = ports::ingress(launch, job, &self.settings) {
             self.apply::<Ingress>(&namespace, &ingress).await?;
