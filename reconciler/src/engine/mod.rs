@@ -22,7 +22,7 @@ pub mod docker;
 pub mod fake;
 mod host_paths;
 pub mod kubernetes;
-mod words;
+pub(crate) mod words;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -33,7 +33,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use renga_shared::api::PortBody;
-use renga_shared::domain::{ExecutionId, Protocol, Specification, Timestamp, Why};
+use renga_shared::domain::{ExecutionId, Protocol, RESERVED_PREFIX, Specification, Timestamp, Why};
 use renga_shared::placement::{Namespaces, Room, Volumes};
 use renga_shared::sql::logs::LogStream;
 
@@ -46,7 +46,7 @@ pub const DEPLOYMENT_LABEL: &str = "io.renga.deployment";
 
 /// The name of the engine object of an execution.
 pub fn object_name(id: ExecutionId) -> String {
-    format!("renga-{id}")
+    format!("{RESERVED_PREFIX}{id}")
 }
 
 /// All that launching an execution takes. Not to be shown: there are secrets in the environment.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::batch::v1::Job;
-use renga_shared::domain::{ExecutionId, Timestamp, Why};
+use renga_shared::domain::{ExecutionId, RESERVED_PREFIX, Timestamp, Why};
 use serde_json::{Value, json};
 
 use super::job::PORTS;
@@ -93,7 +93,7 @@ impl std::fmt::Display for ObjectId {
 
 /// The execution that an object's name begins with, as a pod's and an event's do.
 pub(super) fn execution_of(name: &str) -> Option<ExecutionId> {
-    let id = name.strip_prefix("renga-")?;
+    let id = name.strip_prefix(RESERVED_PREFIX)?;
     id.get(..36)?.parse().ok()
 }
 
