@@ -34,7 +34,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use renga_shared::api::PortBody;
 use renga_shared::domain::{ExecutionId, Protocol, RESERVED_PREFIX, Specification, Timestamp, Why};
-use renga_shared::placement::{Namespaces, Room, Volumes};
+use renga_shared::placement::{Capacity, Namespaces, Volumes};
 use renga_shared::sql::logs::LogStream;
 
 use crate::clock::SystemClock;
@@ -115,8 +115,8 @@ pub struct EngineInfo {
     pub version: String,
     /// The architecture of its machines, by the name that images use (`amd64`), if all have the same.
     pub architecture: Option<String>,
-    /// How much room it has, as far as it knows.
-    pub room: Option<Room>,
+    /// How much room it has. An engine that will never tell it answers [`Capacity::NotReported`].
+    pub capacity: Capacity,
 }
 
 /// What an engine takes, whatever its load.
@@ -187,8 +187,8 @@ pub trait Engine: Send + Sync + 'static {
     /// What it takes. Known without asking it.
     fn accepts(&self) -> Accepts;
 
-    /// How much room it has at this moment, of an engine that knows without being asked. `None`: as its last probe told.
-    fn room(&self) -> Option<Room> {
+    /// The capacity at this moment, of an engine that knows it without being asked. `None`: as its last probe told.
+    fn capacity(&self) -> Option<Capacity> {
         None
     }
 
