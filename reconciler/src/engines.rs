@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use renga_shared::domain::{EngineName, Why};
-use renga_shared::placement::Offer;
+use renga_shared::placement::{Capacity, Offer};
 use renga_shared::sql::engines::unavailable;
 use tokio::sync::Notify;
 
@@ -39,7 +39,7 @@ impl Configured {
         Self { name, engine, options: Options::default(), url: String::new(), retired: false }
     }
 
-    /// What it offers before it has told how much room it has.
+    /// What it offers before it has told its capacity.
     fn offer(&self) -> Offer {
         let Accepts { volumes, protocols, namespaces } = self.engine.accepts();
         let mut labels = self.options.labels.clone();
@@ -52,7 +52,7 @@ impl Configured {
             namespaces,
             volumes,
             protocols: protocols.iter().map(|protocol| protocol.as_str().to_owned()).collect(),
-            room: None,
+            capacity: Capacity::Unknown,
         }
     }
 }
@@ -70,8 +70,17 @@ pub struct Served {
     circuit: Arc<Mutex<Circuit>>,
     /// Told when the circuit opens.
     opened: Arc<Notify>,
-    /// Counts how often a circuit of these engines was closed.
+    /// Counts how often an engine of these began to take executions: its circuit was closed, or it told its capacity.
     closings: Arc<AtomicU64>,
+}
+
+/// What an engine told of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// Whether something of it is new.
+    pub new: bool,
+    /// Whether its capacity is known now and was not before: what waits for it may be placed.
+    pub ready: bool,
 }
 
 #[derive(Debug)]
@@ -131,14 +140,18 @@ impl Served {
     }
 
     /// Takes note of what it told of itself. Whether that is something new.
-    pub fn told(&self, info: &EngineInfo) -> bool {
+    pub fn told(&self, info: &EngineInfo) -> Told {
         let mut offer = self.offer.lock().unwrap_or_else(PoisonError::into_inner);
         let before = offer.clone();
-        offer.room.clone_from(&info.room);
+        offer.capacity.clone_from(&info.capacity);
         if let Some(architecture) = &info.architecture {
             offer.labels.insert(ARCHITECTURE_LABEL.to_owned(), architecture.clone());
         }
-        *offer != before
+        let ready = before.capacity == Capacity::Unknown && offer.capacity != Capacity::Unknown;
+        if ready {
+            self.closings.fetch_add(1, Ordering::AcqRel);
+        }
+        Told { new: *offer != before, ready }
     }
 
     /// Passes on what the engine answered, and opens the circuit if it did not.
@@ -179,7 +192,7 @@ impl Engines {
         Self { served: Arc::new(served.collect()), closings }
     }
 
-    /// How often any of them came up. Who found one away, and finds this grown after it laid itself to rest, may have
+    /// How often any of them came up or became ready. Who found one away, and finds this grown after it laid itself to rest, may have
     /// missed being woken.
     pub fn closings(&self) -> u64 {
         self.closings.load(Ordering::Acquire)

@@ -5,23 +5,30 @@
 //! says when the row forgets it.
 
 use renga_shared::auth::{SealKeys, Unopened};
-use renga_shared::domain::{Specification, Why, additions, launch_environment};
+use renga_shared::domain::{Specification, StoredSpecificationError, Why, additions, launch_environment};
 use renga_shared::environment::SEAL_KEY;
 use renga_shared::sql::observations::Work;
 
 use crate::engine::Launch;
+use crate::engine::words::shown;
 
 /// The variable in which a container finds the token of whoever asked for it.
 pub const ACCESS_TOKEN: &str = "RENGA_ACCESS_TOKEN";
 
-/// What the engine is asked to launch for this row, or why the row cannot be launched: somebody changed it by hand, or
-/// a version of this program that is newer wrote it.
+/// What the engine is asked to launch for this row, or why the row cannot be launched: somebody changed it by hand, a
+/// newer version of this program wrote it, or an older one accepted what this one does not. So every rule of
+/// specifications holds at the launch too, whenever the context was made.
 pub fn of(work: &Work, default_base_url: &str) -> Result<Launch, Why> {
     let execution = &work.execution;
     let unreadable =
         |what: &str, error: String| Why::new("UnreadableRow", format!("Its stored {what} cannot be read: {error}"));
-    let spec =
-        Specification::from_stored(&work.spec).map_err(|error| unreadable("specification", error.to_string()))?;
+    let spec = Specification::from_stored(&work.spec).map_err(|error| match error {
+        StoredSpecificationError::Unreadable(_) => unreadable("specification", error.to_string()),
+        StoredSpecificationError::NotAccepted(_) => Why::new(
+            "SpecificationNotAccepted",
+            format!("Its context's specification is not accepted: {}.", shown(&error.to_string())),
+        ),
+    })?;
     let wished =
         serde_json::from_str(&execution.environment).map_err(|error| unreadable("environment", error.to_string()))?;
     let ours = additions(execution.context, default_base_url);
@@ -99,6 +106,19 @@ mod tests {
         let mut launch = of(work, "/")?;
         hand_over_token(&mut launch, work, keys)?;
         Ok(launch.environment.remove(ACCESS_TOKEN).unwrap())
+    }
+
+    #[test]
+    fn a_context_of_before_a_rule_is_held_to_it_when_it_is_launched() {
+        let secret = r#"{"image":"a","volumes":[{"name":"v","secret":{"secretName":"renga-x"}}]}"#;
+        let huge = r#"{"image":"a","resources":{"requests":{"memory":"7Ei"}}}"#;
+        for (spec, named) in [(secret, "/volumes/0/secret/secretName"), (huge, "/resources/requests/memory")] {
+            let why = of(&Work { spec: spec.into(), ..work(1, None) }, "/").map(drop).unwrap_err();
+            assert_eq!(why.reason, "SpecificationNotAccepted");
+            assert!(why.message.contains(named), "{why:?}");
+        }
+        let why = of(&Work { spec: "{".into(), ..work(1, None) }, "/").map(drop).unwrap_err();
+        assert_eq!(why.reason, "UnreadableRow");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use renga_shared::domain::{EngineName, ExecutionId, Specification, Timestamp, Why};
-use renga_shared::placement::{Asked, Candidate, Decision, Needs, PlacementRecord, Queue, Tried, decide};
+use renga_shared::placement::{Asked, Candidate, Capacity, Decision, Needs, PlacementRecord, Queue, Tried, decide};
 use renga_shared::sql::observations::{self, Work};
 use renga_shared::sql::{DatabaseError, between_commas, engines};
 use tokio::sync::{Mutex, Notify};
@@ -137,9 +137,11 @@ impl Placements {
         let waited_for = load.queues.get(engine).is_some_and(|queue| !queue.is_empty());
         let Some(found) = load.engines.iter_mut().find(|found| found.name == *engine) else { return waited_for };
         found.queue.placed += 1;
-        for (resource, amount) in &needs.resources {
-            if let Some(free) = found.offer.room.as_mut().and_then(|room| room.free.get_mut(resource)) {
-                free.0 = free.0.saturating_sub(amount.0).max(0);
+        if let Capacity::Known(room) = &mut found.offer.capacity {
+            for (resource, amount) in &needs.resources {
+                if let Some(free) = room.free.get_mut(resource) {
+                    free.0 = free.0.saturating_sub(amount.0).max(0);
+                }
             }
         }
         waited_for
@@ -189,7 +191,7 @@ impl Load {
         for served in context.engines.iter() {
             let usage = rows.iter().find(|row| row.name == served.name).map(|row| row.usage).unwrap_or_default();
             let mut offer = served.offer();
-            offer.room = served.engine.room().or(offer.room).map(|room| room.less(&usage));
+            offer.capacity = served.engine.capacity().unwrap_or(offer.capacity).less(&usage);
             if usage.waiting > 0 {
                 let queue = observations::queue(&context.db, &served.name, QUEUE_SEEN).await?;
                 queues.insert(served.name.clone(), queue);

@@ -3,6 +3,7 @@
 use anyhow::{Result, ensure};
 use futures::future::join_all;
 use renga_shared::api::{parse_rfc3339, rfc3339};
+use renga_shared::sql::{Database as _, Dialect};
 use renga_tests::client::Client;
 use renga_tests::deployment::Deployment;
 use renga_tests::on_each_database;
@@ -13,6 +14,7 @@ on_each_database! {
     are_made_and_read,
     are_made_as_clients_of_the_2018_service_do,
     are_refused_with_every_mistake_at_once,
+    do_not_name_what_is_the_deployers_own,
     are_read_from_json_alone,
     are_limited_in_size,
     are_listed_newest_first_by_page_while_more_are_made,
@@ -107,6 +109,32 @@ async fn are_refused_with_every_mistake_at_once(deployment: &Deployment) -> Resu
         assert_eq!(client.post(CONTEXTS, &not_an_object).await?.bad_fields(400)?, [""]);
     }
     assert_eq!(client.get(CONTEXTS).await?, json!({"contexts": []}), "nothing was made");
+    Ok(())
+}
+
+/// A specification that mounts this Secret.
+fn mounting(secret: &str) -> Value {
+    json!({"image": "busybox", "volumes": [{"name": "v", "secret": {"secretName": secret}}]})
+}
+
+async fn do_not_name_what_is_the_deployers_own(deployment: &Deployment) -> Result<()> {
+    let client = &deployment.client;
+    let other = "renga-0191b8c0-0000-7000-8000-000000000001";
+    let refused = client.post(CONTEXTS, &mounting(other)).await?;
+    assert_eq!(refused.bad_fields(400)?, ["/volumes/0/secret/secretName"]);
+
+    // One that was stored before this was refused is not placed either, and says why.
+    let made = client.post(CONTEXTS, &mounting("mine")).await?.json(201)?;
+    let id = made["identifier"].as_str().unwrap_or_default();
+    let (db, spec) = (deployment.database()?, mounting(other).to_string());
+    let sql = match db.dialect() {
+        Dialect::Sqlite => "UPDATE contexts SET spec = ?2 WHERE id = ?1 RETURNING 1",
+        Dialect::Postgres => "UPDATE contexts SET spec = $2::text::jsonb WHERE id = $1::text::uuid RETURNING 1",
+    };
+    assert_eq!(db.query(sql, vec![id.into(), spec.as_str().into()]).await?.len(), 1);
+    db.close().await;
+    let told = client.post(&format!("{CONTEXTS}/{id}/placement"), &json!({})).await?.problem(409)?;
+    assert_eq!(told["errors"][0]["pointer"], "/spec/volumes/0/secret/secretName", "{told}");
     Ok(())
 }
 

@@ -34,7 +34,8 @@ async fn shows_its_engines(deployment: &Deployment) -> Result<()> {
     let since = "2017-07-14T02:40:00.000000+00:00";
     // What no reconciler has told yet.
     let offer = json!({
-        "retired": false, "max": null, "claims": [], "labels": {}, "namespaces": "any", "volumes": [], "protocols": [], "room": null,
+        "retired": false, "max": null, "claims": [], "labels": {}, "namespaces": "any", "volumes": [], "protocols": [],
+        "capacity": "unknown", "room": null,
     });
     let idle = json!({ "placed": 0, "running": 0, "pending": 0, "waiting": 0, "offer": offer });
     let engine = |mut told: Value| {

@@ -148,7 +148,7 @@ fn busy(engine: &Engine) -> String {
 
 /// What is left of each resource, of how much there is.
 fn free(offer: &Offer) -> String {
-    let Some(room) = &offer.room else { return String::new() };
+    let Some(room) = offer.capacity.room() else { return String::new() };
     let shown = room.total.iter().map(|(name, total)| {
         let free = room.free.get(name).copied().unwrap_or_default();
         format!("{name} {}/{}", free.show(name), total.show(name))

@@ -3,7 +3,7 @@
 use http::StatusCode;
 use renga_shared::api::Problem;
 use renga_shared::auth::Scope;
-use renga_shared::domain::{ContextId, EngineName, FieldError, NewExecution, Specification};
+use renga_shared::domain::{ContextId, EngineName, FieldError, NewExecution, Specification, StoredSpecificationError};
 use renga_shared::placement::{Asked as ToPlace, Candidate, Needs, PlacementRecord, decide};
 use renga_shared::sql::engines::EngineRow;
 use renga_shared::sql::{contexts, engines};
@@ -20,9 +20,12 @@ pub(crate) async fn dry_run(asked: Asked<'_>, context: &str) -> Result<Answer, P
     let instance = asked.instance;
     let row = contexts::get(&instance.database, instance.visible(&principal), context).await.map_err(database)?;
     let row = row.ok_or_else(Problem::not_found)?;
-    let spec = Specification::from_stored(&row.spec).map_err(|error| {
-        eprintln!("the specification of context {context} cannot be read: {error}");
-        Problem::internal()
+    let spec = Specification::from_stored(&row.spec).map_err(|error| match error {
+        StoredSpecificationError::NotAccepted(fields) => Problem::not_accepted(fields),
+        StoredSpecificationError::Unreadable(_) => {
+            eprintln!("the specification of context {context} cannot be read: {error}");
+            Problem::internal()
+        }
     })?;
     let wanted = NewExecution::parse(&asked.json().await?).map_err(Problem::bad_fields)?;
     let engine = wanted.engine.as_ref().map(EngineName::as_str);

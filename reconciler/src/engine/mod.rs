@@ -22,7 +22,7 @@ pub mod docker;
 pub mod fake;
 mod host_paths;
 pub mod kubernetes;
-mod words;
+pub(crate) mod words;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -33,8 +33,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use renga_shared::api::PortBody;
-use renga_shared::domain::{ExecutionId, Protocol, Specification, Timestamp, Why};
-use renga_shared::placement::{Namespaces, Room, Volumes};
+use renga_shared::domain::{ExecutionId, Protocol, RESERVED_PREFIX, Specification, Timestamp, Why};
+use renga_shared::placement::{Capacity, Namespaces, Volumes};
 use renga_shared::sql::logs::LogStream;
 
 use crate::clock::SystemClock;
@@ -46,7 +46,7 @@ pub const DEPLOYMENT_LABEL: &str = "io.renga.deployment";
 
 /// The name of the engine object of an execution.
 pub fn object_name(id: ExecutionId) -> String {
-    format!("renga-{id}")
+    format!("{RESERVED_PREFIX}{id}")
 }
 
 /// All that launching an execution takes. Not to be shown: there are secrets in the environment.
@@ -115,8 +115,8 @@ pub struct EngineInfo {
     pub version: String,
     /// The architecture of its machines, by the name that images use (`amd64`), if all have the same.
     pub architecture: Option<String>,
-    /// How much room it has, as far as it knows.
-    pub room: Option<Room>,
+    /// How much room it has. An engine that will never tell it answers [`Capacity::NotReported`].
+    pub capacity: Capacity,
 }
 
 /// What an engine takes, whatever its load.
@@ -187,8 +187,8 @@ pub trait Engine: Send + Sync + 'static {
     /// What it takes. Known without asking it.
     fn accepts(&self) -> Accepts;
 
-    /// How much room it has at this moment, of an engine that knows without being asked. `None`: as its last probe told.
-    fn room(&self) -> Option<Room> {
+    /// The capacity at this moment, of an engine that knows it without being asked. `None`: as its last probe told.
+    fn capacity(&self) -> Option<Capacity> {
         None
     }
 

@@ -6,7 +6,7 @@ use std::error::Error;
 const LONGEST: usize = 400;
 
 /// An engine's words: their first line, and not more of it than a status can bear.
-pub(super) fn shown(message: &str) -> String {
+pub(crate) fn shown(message: &str) -> String {
     let line = message.lines().next().unwrap_or_default().trim();
     match line.char_indices().nth(LONGEST) {
         Some((end, _)) => format!("{}…", &line[..end]),

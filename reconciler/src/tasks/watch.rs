@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use renga_shared::domain::Timestamp;
+use renga_shared::placement::Capacity;
 use renga_shared::sql::{engines, observations};
 
 use super::Context;
@@ -14,6 +15,8 @@ use crate::engines::Served;
 
 /// How often an engine is asked whether it still answers.
 const PROBE_PERIOD: Duration = Duration::from_secs(20);
+/// How often an engine is asked that has not told its capacity yet: until then nothing is placed there.
+const CAPACITY_PERIOD: Duration = Duration::from_secs(1);
 /// How often everything is compared although no event said so.
 pub const RESYNC_PERIOD: Duration = Duration::from_secs(300);
 /// How often objects without a row are looked at again, while there are any.
@@ -85,6 +88,9 @@ impl Watch {
     }
 
     fn period(&self) -> Duration {
+        if self.served.offer().capacity == Capacity::Unknown {
+            return CAPACITY_PERIOD;
+        }
         if self.orphans.is_empty() { PROBE_PERIOD } else { ORPHAN_PERIOD.min(self.context.settings.orphan_grace) }
     }
 
@@ -94,7 +100,8 @@ impl Watch {
         let came_up = self.served.close_circuit();
         context.metrics.engine(name.as_str(), true);
         self.put(Ok(&info.version)).await;
-        if self.served.told(&info) {
+        let told = self.served.told(&info);
+        if told.new {
             context.placements.outdated();
             let (db, offer) = (&context.db, self.served.offer());
             if let Err(error) = engines::describe(db, name, &offer, &self.served.url).await {
@@ -104,6 +111,8 @@ impl Watch {
         if came_up {
             context.placements.outdated();
             tracing::info!(engine = %name, version = info.version, "engine {name} answers: version {}", info.version);
+        }
+        if came_up || told.ready {
             if let Err(error) = observations::wake_engine(&context.db, name, context.now()).await {
                 tracing::warn!(%error, "what waits for engine {name} is looked at later: {error}");
             }

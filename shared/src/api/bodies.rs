@@ -193,7 +193,7 @@ impl From<EngineRow> for EngineBody {
             running: row.usage.running,
             pending: row.usage.placed.saturating_sub(row.usage.running),
             waiting: row.usage.waiting,
-            offer: Offer { room: row.offer.room.map(|room| room.less(&row.usage)), ..row.offer },
+            offer: Offer { capacity: row.offer.capacity.less(&row.usage), ..row.offer },
         }
     }
 }

@@ -106,6 +106,16 @@ impl Problem {
         Self::new(409, "Idempotency key reused", detail)
     }
 
+    /// 409: the context was stored before a rule that its specification does not keep. The pointers lead into the context.
+    pub fn not_accepted(errors: Vec<FieldError>) -> Self {
+        let mut problem = Self::bad_fields(errors);
+        (problem.title, problem.status) = ("Specification not accepted", 409);
+        for field in &mut problem.errors {
+            field.pointer.insert_str(0, "/spec");
+        }
+        problem
+    }
+
     /// 413: the body is longer than `most` bytes.
     pub fn too_large(most: usize) -> Self {
         Self::new(413, "Body too large", format!("At most {most} bytes are accepted."))
@@ -180,6 +190,7 @@ mod tests {
             (Problem::not_found(), 404, vec![]),
             (Problem::method_not_allowed("GET, HEAD"), 405, header("allow", "GET, HEAD")),
             (Problem::key_reused(), 409, vec![]),
+            (Problem::not_accepted(Vec::new()), 409, vec![]),
             (Problem::too_large(1 << 20), 413, vec![]),
             (Problem::unsupported_media_type(), 415, vec![]),
             (Problem::internal(), 500, vec![]),

@@ -191,6 +191,17 @@ pub(super) fn dns_subdomain(text: &str) -> Result<String, String> {
     }
 }
 
+/// The beginning of the names of the deployer's own objects on engines.
+pub const RESERVED_PREFIX: &str = "renga-";
+
+/// Refuses the names of the deployer's own objects: the Secret of an execution holds its user's token.
+pub(super) fn not_reserved(name: String) -> Result<String, String> {
+    if name.starts_with(RESERVED_PREFIX) {
+        return Err(format!("must not begin with {RESERVED_PREFIX:?}: such names are the deployer's own"));
+    }
+    Ok(name)
+}
+
 /// As much of a text as belongs into a message about it.
 pub(super) fn beginning(text: &str) -> &str {
     text.char_indices().nth(100).map_or(text, |(end, _)| &text[..end])

@@ -10,6 +10,9 @@ use super::field::{Problems, child, dns_subdomain, kind};
 /// Amounts by resource: `cpu`, `memory`, `ephemeral-storage`, or an extended one such as `nvidia.com/gpu`.
 pub type Amounts = BTreeMap<String, Quantity>;
 
+/// The most processors, or pieces of an extended resource, that one container may ask for.
+const MAX_PIECES: i64 = 1_000_000;
+
 /// What a container needs and may use.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Resources {
@@ -74,6 +77,8 @@ fn amounts(object: &Map<String, Value>, pointer: &str, name: &str, problems: &mu
         let quantity = quantity.and_then(|quantity| {
             if is_extended(resource) && !quantity.is_whole() {
                 Err("must be a whole number".into())
+            } else if !is_bytes(resource) && quantity.as_whole() > MAX_PIECES {
+                Err(format!("must be at most {MAX_PIECES}"))
             } else {
                 Ok(quantity)
             }
@@ -98,6 +103,11 @@ fn is_known(resource: &str) -> bool {
                 && name.chars().all(|c| ends(c) || matches!(c, '-' | '_' | '.'))
         }
     }
+}
+
+/// Whether it is counted in bytes, whose limit is that of every quantity.
+fn is_bytes(resource: &str) -> bool {
+    matches!(resource, "memory" | "ephemeral-storage")
 }
 
 /// Whether it is counted in whole pieces, none of which two containers share.
@@ -129,6 +139,8 @@ mod tests {
         assert_eq!(resources.limits["cpu"].as_nanos(), 1_500_000_000);
         assert_eq!(resources.requests["memory"].as_whole(), 1 << 30);
         assert_eq!(resources.limits.len(), 5);
+        let most = json!({"requests": {"cpu": "1e6", "memory": "1Pi", "ephemeral-storage": "1Pi", "x/y": 1_000_000}});
+        assert_eq!(read(&most).unwrap().requests.len(), 4);
     }
 
     #[test]
@@ -154,6 +166,11 @@ mod tests {
                 vec!["/r/limits/cpu", "/r/limits/memory", "/r/limits/x~1y"],
             ),
             (json!({"limits": {"cpu": -1, "memory": 1e300}}), vec!["/r/limits/cpu", "/r/limits/memory"]),
+            (json!({"requests": {"memory": "7Ei", "cpu": "1000001"}}), vec!["/r/requests/cpu", "/r/requests/memory"]),
+            (
+                json!({"limits": {"x/y": 1_000_001, "ephemeral-storage": "2Pi"}}),
+                vec!["/r/limits/ephemeral-storage", "/r/limits/x~1y"],
+            ),
             (json!({"limits": {"cpu": "1"}, "requests": {"cpu": "1001m"}}), vec!["/r/requests/cpu"]),
             (json!({"limits": {"x/y": 2}, "requests": {"x/y": 1}}), vec!["/r/requests/x~1y"]),
         ] {

@@ -28,6 +28,17 @@ pub struct Specification {
     pub resources: Resources,
 }
 
+/// A stored specification that cannot be launched.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoredSpecificationError {
+    /// It is not JSON.
+    #[error("it is not JSON: {0}")]
+    Unreadable(String),
+    /// These fields are not accepted.
+    #[error("{}", .0.iter().map(|field| format!("{} {}", field.pointer, field.detail)).collect::<Vec<_>>().join("; "))]
+    NotAccepted(Vec<FieldError>),
+}
+
 impl Specification {
     /// Reads what was posted.
     ///
@@ -42,12 +53,12 @@ impl Specification {
     /// Reads what was stored.
     ///
     /// # Errors
-    /// What somebody made of the row by hand, or what a newer version wrote.
-    pub fn from_stored(text: &str) -> Result<Self, String> {
-        let value = serde_json::from_str(text).map_err(|error| error.to_string())?;
-        Self::parse(&value).map_err(|errors| {
-            errors.iter().map(|error| format!("{} {}", error.pointer, error.detail)).collect::<Vec<_>>().join("; ")
-        })
+    /// What somebody made of the row by hand, what a newer version wrote, or what an older one accepted and this one does
+    /// not.
+    pub fn from_stored(text: &str) -> Result<Self, StoredSpecificationError> {
+        let value =
+            serde_json::from_str(text).map_err(|error| StoredSpecificationError::Unreadable(error.to_string()))?;
+        Self::parse(&value).map_err(StoredSpecificationError::NotAccepted)
     }
 
     /// The form that is stored and shown: what was posted, less what says nothing. The command is always there, since

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use serde_json::{Map, Value};
 
 use super::Quantity;
-use super::field::{Problems, beginning, child, dns_label, dns_subdomain, without_nul};
+use super::field::{Problems, beginning, child, dns_label, dns_subdomain, not_reserved, without_nul};
 
 /// A volume of a specification.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -183,10 +183,10 @@ fn required_label(object: &Map<String, Value>, pointer: &str, name: &str, proble
     problems.check(&child(pointer, name), dns_label(text))
 }
 
-/// A name of a Kubernetes object, which Docker's volumes take too.
+/// A name of an object that is on the engine already. It is a name of a Kubernetes object, which Docker's volumes take too.
 fn required_name(object: &Map<String, Value>, pointer: &str, name: &str, problems: &mut Problems) -> Option<String> {
     let text = problems.required_text(object, pointer, name)?;
-    problems.check(&child(pointer, name), dns_subdomain(text))
+    problems.check(&child(pointer, name), dns_subdomain(text).and_then(not_reserved))
 }
 
 /// The parts of a path between its slashes, however many there are.
@@ -307,6 +307,20 @@ mod tests {
             (json!({"secret": {"name": "a"}}), vec!["/volumes/0/secret/name", "/volumes/0/secret/secretName"]),
         ] {
             assert_eq!(volume(bad.clone()), Err(pointers.into_iter().map(str::to_owned).collect()), "{bad}");
+        }
+    }
+
+    #[test]
+    fn names_of_the_deployers_own_objects_cannot_be_mounted() {
+        let of_an_execution = "renga-0191b8c0-0000-7000-8000-000000000001";
+        for (kind, field) in [("persistentVolumeClaim", "claimName"), ("configMap", "name"), ("secret", "secretName")] {
+            for name in [of_an_execution, "renga-", "renga-seal-key", "renga-.a"] {
+                let told = volume(json!({(kind): {(field): name}}));
+                assert_eq!(told, Err(vec![format!("/volumes/0/{kind}/{field}")]), "{name}");
+            }
+            for name in ["renga", "rengas", "my-renga-data"] {
+                assert!(volume(json!({(kind): {(field): name}})).is_ok(), "{name}");
+            }
         }
     }
 

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Candidate, Claim, Needs, Room};
+use super::{Candidate, Capacity, Claim, Needs, Room};
 use crate::domain::{EngineName, Why};
 
 /// What is to be placed.
@@ -44,7 +44,7 @@ pub enum Verdict {
     Fits(Rank),
     /// It has no room now, or others come first: it may do later, by itself.
     Later(Why),
-    /// It does not answer: it may do when it does.
+    /// It does not answer, or has not told its capacity yet: it may do when it has.
     Away(Why),
     /// It does not do, as long as nobody changes something.
     No(Why),
@@ -159,6 +159,10 @@ fn verdict(asked: &Asked<'_>, engine: &Candidate) -> Verdict {
     if let Some(why) = &engine.away {
         return Verdict::Away(why.clone());
     }
+    if engine.offer.capacity == Capacity::Unknown {
+        let message = format!("The engine {name} has not told its capacity yet.");
+        return Verdict::Away(Why::new("EngineNotReady", message));
+    }
     match load(asked, engine) {
         Ok(waits) => Verdict::Fits(rank(asked, engine, waits)),
         Err(why) => Verdict::Later(why),
@@ -200,7 +204,7 @@ fn requirements(asked: &Asked<'_>, engine: &Candidate) -> Option<Why> {
         let message = format!("The engine {name} does not publish {} ports.", protocol.as_str().to_uppercase());
         return Some(Why::new("ProtocolNotSupported", message));
     }
-    let room = offer.room.as_ref()?;
+    let room = offer.capacity.room()?;
     needs.resources.iter().filter(|(_, amount)| amount.0 > 0).find_map(|(resource, amount)| {
         let shown = amount.show(resource);
         match room.most(resource) {
@@ -231,7 +235,7 @@ fn retired(_: &Asked<'_>, engine: &Candidate) -> Option<Why> {
 /// Whether there is room now, and whether the engine itself would let it wait for that.
 fn load(asked: &Asked<'_>, engine: &Candidate) -> Result<bool, Why> {
     let (name, offer, queue) = (&engine.name, &engine.offer, engine.queue);
-    let short = offer.room.as_ref().and_then(|room| {
+    let short = offer.capacity.room().and_then(|room| {
         let free = |resource: &str| room.free.get(resource).copied().unwrap_or_default();
         let short = |(resource, amount): &(&String, &super::Amount)| {
             amount.0 > 0 && room.total.contains_key(*resource) && free(resource) < **amount
@@ -268,10 +272,12 @@ fn rank(asked: &Asked<'_>, engine: &Candidate, waits: bool) -> Rank {
     let placed = i64::from(engine.queue.placed);
     let slots = offer.max.map(|max| share(placed + 1, i64::from(max)));
     let used = offer
-        .room
-        .iter()
+        .capacity
+        .room()
+        .into_iter()
         .flat_map(|room| needs.resources.iter().filter_map(|(resource, amount)| used(room, resource, amount.0)));
-    let processors = offer.room.as_ref().and_then(|room| room.total.get("cpu")).map_or(1, |cpu| (cpu.0 / 1000).max(1));
+    let processors =
+        offer.capacity.room().and_then(|room| room.total.get("cpu")).map_or(1, |cpu| (cpu.0 / 1000).max(1));
     Rank {
         preferred: Reverse(preferred),
         waits,

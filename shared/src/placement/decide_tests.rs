@@ -25,7 +25,7 @@ fn engine(name: &str, kind: &str) -> Candidate {
         offer: Offer {
             volumes: Volumes::ALL.into(),
             protocols: vec!["tcp".into(), "udp".into()],
-            room: Some(Room { total: all.clone(), free: all, ..Room::default() }),
+            capacity: Capacity::Known(Room { total: all.clone(), free: all, ..Room::default() }),
             ..Offer::default()
         },
         queue: Queue::default(),
@@ -38,7 +38,10 @@ fn with(mut engine: Candidate, change: impl FnOnce(&mut Candidate)) -> Candidate
 }
 
 fn room(engine: &mut Candidate) -> &mut Room {
-    engine.offer.room.as_mut().unwrap()
+    match &mut engine.offer.capacity {
+        Capacity::Known(room) => room,
+        other => panic!("{other:?}"),
+    }
 }
 
 struct Case {
@@ -110,6 +113,23 @@ fn table() -> Vec<Case> {
             chosen: Some("b"),
             reasons: &["EngineUnavailable", "Chosen"],
             ..Case::of("One does not answer", vec![with(a(), |a| a.away = Some(away)), b()])
+        },
+        Case {
+            chosen: Some("b"),
+            reasons: &["EngineNotReady", "Chosen"],
+            ..Case::of(
+                "One has not told its capacity yet",
+                vec![with(a(), |a| a.offer.capacity = Capacity::Unknown), b()],
+            )
+        },
+        Case {
+            needs: Needs { resources: amounts(&[("memory", 1 << 40)]), ..Needs::default() },
+            chosen: Some("a"),
+            reasons: &["Chosen", "TooLarge"],
+            ..Case::of(
+                "One does not tell its capacity at all",
+                vec![with(a(), |a| a.offer.capacity = Capacity::NotReported), b()],
+            )
         },
         Case {
             chosen: Some("b"),
@@ -255,7 +275,7 @@ prop_compose! {
     fn any_engine()(
         name in "[ab][0-9]", kind in prop::sample::select(vec!["docker", "k8s"]), away: bool, retired: bool,
         max in prop::option::of(0_u32..5), placed in 0_u32..5, ahead in 0_u32..3, staff: bool,
-        total in 0_i64..8, free in 0_i64..8, queues: bool, known: bool, zone in prop::option::of("[xy]"),
+        total in 0_i64..8, free in 0_i64..8, queues: bool, told in 0_u8..3, zone in prop::option::of("[xy]"),
         secrets: bool, gpus in prop::option::of(0_i64..3), namespaces: bool,
     ) -> Candidate {
         let mut candidate = engine(&name, kind);
@@ -273,7 +293,11 @@ prop_compose! {
             namespaces: if namespaces { Namespaces::Only(vec!["team".into()]) } else { Namespaces::Any },
             volumes: if secrets { Volumes::ALL.into() } else { vec![Volumes::EmptyDir] },
             protocols: vec!["tcp".into()],
-            room: known.then_some(room),
+            capacity: match told {
+                0 => Capacity::Unknown,
+                1 => Capacity::NotReported,
+                _ => Capacity::Known(room),
+            },
         };
         candidate
     }
@@ -310,13 +334,14 @@ fn unfit(asked: &Asked<'_>, engine: &Candidate) -> bool {
     let open = offer.max.map_or(1, |max| max.saturating_sub(engine.queue.placed));
     let short = |(name, amount): (&String, &Amount)| {
         amount.0 > 0
-            && offer.room.as_ref().is_some_and(|room| {
+            && offer.capacity.room().is_some_and(|room| {
                 let total = room.total.get(name).map_or(-1, |total| total.0);
                 amount.0 > total || (!room.queues && amount.0 > room.free[name].0)
             })
     };
     asked.engine.is_some_and(|wanted| wanted != engine.name.as_str() && wanted != engine.kind)
         || engine.away.is_some()
+        || offer.capacity == Capacity::Unknown
         || offer.retired
         || asked.refused.iter().any(|(name, _)| *name == engine.name)
         || !(offer.claims.is_empty() || offer.claims.iter().any(|claim| asked.claims.contains(claim)))
@@ -356,8 +381,10 @@ proptest! {
         let mut larger = engines.clone();
         if let Some(engine) = larger.get_mut(which) {
             engine.offer.max = engine.offer.max.map(|max| max + u32::try_from(more).unwrap());
-            for amounts in engine.offer.room.iter_mut().flat_map(|room| [&mut room.total, &mut room.free]) {
-                amounts.values_mut().for_each(|amount| amount.0 += more * 1_000);
+            if let Capacity::Known(room) = &mut engine.offer.capacity {
+                for amounts in [&mut room.total, &mut room.free] {
+                    amounts.values_mut().for_each(|amount| amount.0 += more * 1_000);
+                }
             }
         }
         if decide(&asked, &engines).chosen.is_some() {

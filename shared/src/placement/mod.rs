@@ -15,5 +15,5 @@ mod record;
 pub use claim::{BadClaim, Claim, MOST_CLAIMS};
 pub use decide::{Asked, Considered, Decision, Rank, Verdict, decide};
 pub use needs::{Needs, Volumes};
-pub use offer::{Amount, Candidate, Namespaces, Offer, Queue, Room, Usage};
+pub use offer::{Amount, Candidate, Capacity, Namespaces, Offer, Queue, Room, Usage};
 pub use record::{EngineRecord, LEFT_ALONE, Outcome, PlacementRecord, Tried};

@@ -93,7 +93,8 @@ impl Needs {
 
     /// How many of the resources that are no processor, memory or storage: graphics processors, all kinds together.
     pub fn gpus(&self) -> i64 {
-        self.resources.iter().filter(|(name, _)| name.contains('/')).map(|(_, amount)| amount.0).sum()
+        let extended = self.resources.iter().filter(|(name, _)| name.contains('/'));
+        extended.fold(0, |sum, (_, amount)| amount.0.saturating_add(sum))
     }
 }
 

@@ -103,6 +103,75 @@ impl Room {
     }
 }
 
+/// What is known of an engine's capacity.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "StoredCapacity", into = "StoredCapacity")]
+pub enum Capacity {
+    /// The engine has not told it yet: nothing is placed there before it has.
+    #[default]
+    Unknown,
+    /// The engine does not tell it: nothing is refused for it.
+    NotReported,
+    /// So much.
+    Known(Room),
+}
+
+/// A capacity as it is stored and shown: `room` is what it was before there was a state beside it.
+#[derive(Serialize, Deserialize)]
+struct StoredCapacity {
+    #[serde(default)]
+    capacity: CapacityState,
+    #[serde(default)]
+    room: Option<Room>,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum CapacityState {
+    #[default]
+    Unknown,
+    NotReported,
+    Known,
+}
+
+impl From<StoredCapacity> for Capacity {
+    fn from(stored: StoredCapacity) -> Self {
+        match (stored.capacity, stored.room) {
+            (_, Some(room)) => Self::Known(room),
+            (CapacityState::NotReported, None) => Self::NotReported,
+            (CapacityState::Unknown | CapacityState::Known, None) => Self::Unknown,
+        }
+    }
+}
+
+impl From<Capacity> for StoredCapacity {
+    fn from(capacity: Capacity) -> Self {
+        match capacity {
+            Capacity::Unknown => Self { capacity: CapacityState::Unknown, room: None },
+            Capacity::NotReported => Self { capacity: CapacityState::NotReported, room: None },
+            Capacity::Known(room) => Self { capacity: CapacityState::Known, room: Some(room) },
+        }
+    }
+}
+
+impl Capacity {
+    /// The room, if it is known.
+    pub const fn room(&self) -> Option<&Room> {
+        match self {
+            Self::Known(room) => Some(room),
+            Self::Unknown | Self::NotReported => None,
+        }
+    }
+
+    /// The same, where the engine does not count what is left of it: see [`Room::less`].
+    pub fn less(self, usage: &Usage) -> Self {
+        match self {
+            Self::Known(room) => Self::Known(room.less(usage)),
+            other => other,
+        }
+    }
+}
+
 /// What an engine offers. Stored with the engine, as JSON.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -121,8 +190,9 @@ pub struct Offer {
     pub volumes: Vec<Volumes>,
     /// The protocols of ports that it can publish, by name.
     pub protocols: Vec<String>,
-    /// How much room it has; `None`: it is not known, and nothing is refused for it.
-    pub room: Option<Room>,
+    /// How much room it has.
+    #[serde(flatten)]
+    pub capacity: Capacity,
 }
 
 impl Offer {
@@ -177,5 +247,31 @@ impl Candidate {
     /// Whether a request that names an engine or a kind of engine may mean this one; one that names none means any.
     pub fn is_meant_by(&self, asked: Option<&str>) -> bool {
         asked.is_none_or(|asked| asked == self.name.as_str() || asked == self.kind)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_capacity_is_read_as_it_is_stored_and_as_it_was_stored_before() {
+        let room = Room { total: [("cpu".to_owned(), Amount(4_000))].into(), ..Room::default() };
+        for (capacity, state) in [
+            (Capacity::Unknown, "unknown"),
+            (Capacity::NotReported, "notReported"),
+            (Capacity::Known(room.clone()), "known"),
+        ] {
+            let offer = Offer { capacity, max: Some(3), ..Offer::default() };
+            let stored = serde_json::to_value(&offer).unwrap();
+            assert_eq!((&stored["capacity"], stored["room"].is_object()), (&json!(state), state == "known"));
+            assert_eq!(serde_json::from_value::<Offer>(stored).unwrap(), offer);
+        }
+        let before = |stored| serde_json::from_value::<Offer>(stored).unwrap().capacity;
+        assert_eq!(before(json!({})), Capacity::Unknown);
+        assert_eq!(before(json!({"room": null})), Capacity::Unknown);
+        assert_eq!(before(json!({"max": 2, "room": {"total": {"cpu": 4_000}}})), Capacity::Known(room));
     }
 }

@@ -35,7 +35,7 @@ impl EngineRow {
         let away =
             (!self.up).then(|| unavailable(&self.name, self.reason.as_deref().unwrap_or("it has not answered yet")));
         let mut offer = self.offer;
-        offer.room = offer.room.map(|room| room.less(&self.usage));
+        offer.capacity = offer.capacity.less(&self.usage);
         let queue = Queue { placed: self.usage.placed, ahead: self.usage.waiting };
         Candidate { name: self.name, kind: self.kind, away, offer, queue }
     }
@@ -64,8 +64,7 @@ static LIST: Statement = Statement::new(concat!(
      AND queued_on LIKE '%,' || engines.name || ',%'), COALESCE(used.cpu, 0), COALESCE(used.memory, 0), \
      COALESCE(used.gpus, 0) FROM engines LEFT JOIN (SELECT engine, COUNT(*) AS placed, \
      SUM(CASE WHEN phase IN ('running', 'stopping') THEN 1 ELSE 0 END) AS running, \
-     CAST(SUM(cpu_millis) AS bigint) AS cpu, CAST(SUM(memory_bytes) AS bigint) AS memory, \
-     CAST(SUM(gpus) AS bigint) AS gpus FROM executions WHERE ",
+     {total cpu_millis} AS cpu, {total memory_bytes} AS memory, {total gpus} AS gpus FROM executions WHERE ",
     placed!(),
     " GROUP BY engine) used ON used.engine = engines.name ORDER BY name"
 ));

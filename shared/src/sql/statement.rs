@@ -11,6 +11,7 @@
 //! | `{as_text c}` | `c::text` | `c` |
 //! | `{as_micros c}` | microseconds of an instant | `c` |
 //! | `{few id}` | a condition that is always true, by which PostgreSQL expects one row | `true` |
+//! | `{total c}` | the sum of a column, at most `i64::MAX` | the same |
 //! | `{skip_locked}` | `FOR UPDATE SKIP LOCKED` | nothing: SQLite has one writer |
 //!
 //! Every parameter is cast, so that PostgreSQL never has to guess a type from the place where it stands.
@@ -117,6 +118,8 @@ fn spell(dialect: Dialect, word: &str, argument: &str) -> String {
         (Dialect::Sqlite, "text" | "int" | "blob" | "uuid" | "json" | "time") => format!("?{argument}"),
         (Dialect::Sqlite, "uuids") => format!("(SELECT value FROM json_each(?{argument}))"),
         (Dialect::Sqlite, "as_text" | "as_micros") => argument.to_owned(),
+        // `SUM` fails on an overflow; `TOTAL` adds as floating point, and the cast saturates.
+        (Dialect::Sqlite, "total") => format!("CAST(TOTAL({argument}) AS INTEGER)"),
         (Dialect::Sqlite, "skip_locked") => String::new(),
         (Dialect::Sqlite, "few") => "true".to_owned(),
         (Dialect::Postgres, "text") => format!("${argument}::text"),
@@ -136,6 +139,8 @@ fn spell(dialect: Dialect, word: &str, argument: &str) -> String {
         (Dialect::Postgres, "few") => format!("length({argument}::text) = 36"),
         (Dialect::Postgres, "as_text") => format!("{argument}::text"),
         (Dialect::Postgres, "as_micros") => format!("(extract(epoch FROM {argument}) * 1000000)::bigint"),
+        // The sum of `bigint`s is `numeric`, which does not overflow.
+        (Dialect::Postgres, "total") => format!("LEAST(SUM({argument}), {})::bigint", i64::MAX),
         (Dialect::Postgres, "skip_locked") => "FOR UPDATE SKIP LOCKED".to_owned(),
         // Left as it stands, which no database accepts: the contract tests run every statement.
         _ => format!("{{{word} {argument}}}"),

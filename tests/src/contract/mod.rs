@@ -31,6 +31,7 @@ pub async fn run(db: &impl Database) {
     observations::show_the_state_that_the_domain_says(db).await;
     observations::tell_which_objects_are_owned(db).await;
     placement::keeps_the_limit_of_an_engine(db).await;
+    placement::adds_up_amounts_that_no_sum_can_hold(db).await;
     placement::takes_turns_by_owner(db).await;
     placement::stays_in_the_namespaces_that_are_allowed(db).await;
     sealed_tokens::are_kept_until_the_launch(db).await;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use renga_shared::domain::{EngineName, ExecutionId, Timestamp, Why};
-use renga_shared::placement::{Amount, Namespaces, Needs, Offer, Room};
+use renga_shared::placement::{Amount, Capacity, Namespaces, Needs, Offer, Room};
 use renga_shared::sql::executions::{Asked, NewExecutionRow, insert};
 use renga_shared::sql::observations::{
     Observation, Placing, all_served, claim, forget_turns, load, place, queue, record, served, wake,
@@ -85,16 +85,36 @@ pub(super) async fn keeps_the_limit_of_an_engine(db: &impl Database) {
     assert_eq!((usage.cpu_millis, usage.memory_bytes, usage.gpus), (1_000, 2_000, 2));
     let total = [("cpu".to_owned(), Amount(4_000)), ("memory".to_owned(), Amount(1_500))];
     let room = Room { total: total.into(), ..Room::default() };
-    let offer = Offer { max: Some(2), room: Some(room), ..Offer::default() };
+    let offer = Offer { max: Some(2), capacity: Capacity::Known(room), ..Offer::default() };
     engines::describe(db, &engine, &offer, "fake://?max=2").await.unwrap();
     let row = row().await;
     assert_eq!((&row.offer, row.url.as_deref()), (&offer, Some("fake://?max=2")));
-    let free = row.candidate().offer.room.unwrap().free;
+    let candidate = row.candidate();
+    let free = &candidate.offer.capacity.room().unwrap().free;
     assert_eq!(
         (free["cpu"], free["memory"]),
         (Amount(3_000), Amount(0)),
         "less what is requested, and never below nothing"
     );
+}
+
+/// A version that did not bound quantities stored such amounts.
+pub(super) async fn adds_up_amounts_that_no_sum_can_hold(db: &impl Database) {
+    let mut time = Ticker::new(33);
+    let engine = named("hoard");
+    engines::put(db, &engine, "fake", Ok("1"), time.now()).await.unwrap();
+    let most = |name: &str| (name.to_owned(), Amount(i64::MAX));
+    let needs = Needs { resources: ["cpu", "memory", "nvidia.com/gpu"].map(most).into(), ..Needs::default() };
+    for _ in 0..3 {
+        let id = waiting(db, &mut time, "alice").await;
+        let placing = Placing { engine: &engine, placement: r#"{"engine":"x"}"#, max: None, needs: &needs };
+        place(db, HOLDER, id, revision(db, id).await, &placing).await.unwrap().unwrap();
+    }
+    let usage = engines::list(db).await.unwrap().into_iter().find(|row| row.name == engine).unwrap().usage;
+    assert_eq!((usage.placed, usage.cpu_millis, usage.memory_bytes), (3, i64::MAX, i64::MAX));
+    let total = [most("cpu"), most("memory")].into();
+    let free = Room { total, ..Room::default() }.less(&usage).free;
+    assert_eq!((free["cpu"], free["memory"]), (Amount(0), Amount(0)));
 }
 
 pub(super) async fn takes_turns_by_owner(db: &impl Database) {

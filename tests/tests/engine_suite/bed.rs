@@ -209,7 +209,7 @@ impl Bed {
 
     /// The name of a volume that is kept, until the end of the test.
     pub(crate) async fn claim(&self) -> Result<String> {
-        let name = format!("renga-suite-{:016x}", self.random.number());
+        let name = format!("suite-{:016x}", self.random.number());
         self.claims.lock().unwrap_or_else(PoisonError::into_inner).push(name.clone());
         if let Some(namespace) = self.namespace() {
             cluster::claim(namespace, &name, self.allowed.path()).await?;

@@ -1,6 +1,7 @@
 //! Many engines: what each offers, which one is chosen and why, whose turn it is, and what becomes of an execution whose engine
 //! does not take it.
 
+mod capacity;
 mod choice;
 mod clusters;
 mod fail_over;

@@ -41,7 +41,7 @@ use bollard::query_parameters::{
 };
 use futures::stream::{BoxStream, StreamExt as _};
 use renga_shared::domain::{ExecutionId, Protocol, Timestamp, Why};
-use renga_shared::placement::{Namespaces, Volumes};
+use renga_shared::placement::{Capacity, Namespaces, Volumes};
 
 pub use logs::entries;
 pub use url::DockerUrl;
@@ -166,7 +166,7 @@ impl Engine for Docker {
         let Connection { docker, version } = self.client.connect().await?;
         let told = self.client.answer(ANSWER_WITHIN, docker.info()).await?;
         let (architecture, room) = room::of(&told);
-        Ok(EngineInfo { version, architecture, room: Some(room) })
+        Ok(EngineInfo { version, architecture, capacity: Capacity::Known(room) })
     }
 
     async fn prepare(&self, launch: &Launch, progress: &(dyn Fn(Why) + Send + Sync)) -> Result<(), EngineError> {

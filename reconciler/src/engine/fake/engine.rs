@@ -119,7 +119,7 @@ impl Engine for FakeEngine {
 
     async fn probe(&self) -> Result<EngineInfo, EngineError> {
         let told = |state: &mut State, _| {
-            Ok(EngineInfo { version: "fake".into(), architecture: None, room: state.room.clone() })
+            Ok(EngineInfo { version: "fake".into(), architecture: None, capacity: state.capacity.clone() })
         };
         self.call(Operation::Probe, told).await
     }

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use renga_shared::domain::{ExecutionId, Timestamp};
-use renga_shared::placement::Room;
+use renga_shared::placement::Capacity;
 use renga_shared::sql::logs::LogStream;
 
 pub use self::engine::FakeEngine;
@@ -73,7 +73,9 @@ pub struct FakeWorld {
 impl FakeWorld {
     /// An empty world in the time of `clock`.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock, state: Arc::default() }
+        let world = Self { clock, state: Arc::default() };
+        world.set_capacity(Capacity::NotReported);
+        world
     }
 
     /// A deployment's look at this world.
@@ -101,9 +103,9 @@ impl FakeWorld {
         self.lock().faults = state::Faults::default();
     }
 
-    /// How much room the engine says that it has. Nothing is refused for it.
-    pub fn set_room(&self, room: Room) {
-        self.lock().room = Some(room);
+    /// The capacity that the engine tells of. Without it, it tells of none.
+    pub fn set_capacity(&self, capacity: Capacity) {
+        self.lock().capacity = capacity;
     }
 
     /// Whether the engine is away. What runs there goes on.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use renga_shared::api::PortBody;
 use renga_shared::domain::{ExecutionId, Timestamp};
-use renga_shared::placement::Room;
+use renga_shared::placement::Capacity;
 use renga_shared::sql::logs::LogStream;
 use tokio::sync::{Notify, mpsc};
 
@@ -85,8 +85,8 @@ pub(super) struct State {
     pub(super) starts: BTreeMap<ExecutionId, u32>,
     pub(super) faults: Faults,
     pub(super) down: bool,
-    /// How much room it says that it has.
-    pub(super) room: Option<Room>,
+    /// The capacity that it tells of.
+    pub(super) capacity: Capacity,
 }
 
 impl State {

@@ -11,18 +11,18 @@ use kube::Api;
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::core::Resource;
 use renga_shared::domain::{ExecutionId, Why};
-use renga_shared::placement::Room;
+use renga_shared::placement::Capacity;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, OnceCell};
 use tokio::task::JoinSet;
 
-use super::capacity::Capacity;
+use super::capacity::NodesWatch;
 use super::client::{ANSWER_WITHIN, Connection, Namespaces};
 use super::failure::Failure;
 use super::job;
 use super::pod::PodSeen;
-use super::ports;
+use super::ports::{self, ServiceSeen};
 use super::state::{JobSeen, Known, ObjectId, is_ours};
 use super::store::{Kind, Store};
 use super::watches::{self, Watched};
@@ -38,7 +38,7 @@ pub(super) struct Cluster {
 struct Watching {
     namespaces: Namespaces,
     watched: Arc<Watched>,
-    capacity: Arc<Capacity>,
+    nodes: Arc<NodesWatch>,
     /// The watches, which end with this.
     _tasks: JoinSet<()>,
 }
@@ -62,10 +62,10 @@ impl Cluster {
                 answers: Notify::new(),
                 doubted: Notify::new(),
             });
-            let capacity = Arc::new(Capacity::new(Arc::clone(&self.connection)));
+            let nodes = Arc::new(NodesWatch::new(Arc::clone(&self.connection)));
             let mut tasks = watched.begin();
-            capacity.begin(&mut tasks);
-            Ok::<_, Failure>(Watching { namespaces, watched, capacity, _tasks: tasks })
+            nodes.begin(&mut tasks);
+            Ok::<_, Failure>(Watching { namespaces, watched, nodes, _tasks: tasks })
         };
         Ok(self.watching.get_or_try_init(begin).await?)
     }
@@ -83,8 +83,8 @@ impl Cluster {
     }
 
     /// The architecture of all nodes, and the room on them, as far as they are known.
-    pub(super) fn room(&self) -> (Option<String>, Option<Room>) {
-        self.watching.get().map(|watching| watching.capacity.now()).unwrap_or_default()
+    pub(super) fn capacity(&self) -> (Option<String>, Capacity) {
+        self.watching.get().map(|watching| watching.nodes.now()).unwrap_or_default()
     }
 
     /// The API server answered, or did not: what has failed is begun anew, what may have died silently too.
@@ -175,7 +175,9 @@ impl Cluster {
         }
         if let Some(service) = ports::service(launch, job, &self.settings) {
             let made: Service = self.apply(&namespace, &service).await?;
-            watched.store.put_node_ports(launch.id, ports::node_ports(&made));
+            if let Some(service) = ServiceSeen::of(&made) {
+                watched.store.put_service(watched.watch_of(Kind::Services, &namespace), launch.id, service);
+            }
         }
         if let Some(ingress) = ports::ingress(launch, job, &self.settings) {
             self.apply::<Ingress>(&namespace, &ingress).await?;

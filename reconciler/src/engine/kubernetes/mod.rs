@@ -58,7 +58,7 @@ use k8s_openapi::api::batch::v1::Job;
 use kube::Api;
 use kube::api::{DeleteParams, PostParams, Preconditions, PropagationPolicy};
 use renga_shared::domain::{ExecutionId, Protocol, Why};
-use renga_shared::placement::{Room, Volumes};
+use renga_shared::placement::{Capacity, Volumes};
 use serde_json::json;
 use tokio::sync::broadcast::error::RecvError;
 
@@ -119,8 +119,8 @@ impl Engine for Kubernetes {
         Accepts { volumes: Volumes::ALL.into_iter().filter(allowed).collect(), protocols, namespaces }
     }
 
-    fn room(&self) -> Option<Room> {
-        self.cluster.room().1
+    fn capacity(&self) -> Option<Capacity> {
+        Some(self.cluster.capacity().1)
     }
 
     async fn probe(&self) -> Result<EngineInfo, EngineError> {
@@ -133,8 +133,8 @@ impl Engine for Kubernetes {
             Err(EngineError::Retry(why) | EngineError::Refused(why)) => Err(EngineError::Down(why.message)),
             Err(away) => Err(away),
             Ok(_) => {
-                let (architecture, room) = self.cluster.room();
-                Ok(EngineInfo { version: version.trim_start_matches('v').to_owned(), architecture, room })
+                let (architecture, capacity) = self.cluster.capacity();
+                Ok(EngineInfo { version: version.trim_start_matches('v').to_owned(), architecture, capacity })
             }
         }
     }

@@ -11,6 +11,7 @@ use crate::engine::words::shown;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct PodSeen {
     pub(super) name: String,
+    pub(super) namespace: String,
     pub(super) uid: String,
     /// The uid of its Job.
     pub(super) owner: String,
@@ -52,6 +53,7 @@ impl PodSeen {
         let grace = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
         Some(Self {
             name: pod.metadata.name.clone()?,
+            namespace: pod.metadata.namespace.clone()?,
             uid: pod.metadata.uid.clone()?,
             owner: pod.metadata.owner_references.as_ref()?.first()?.uid.clone(),
             version: version(pod.metadata.resource_version.as_ref()),

@@ -95,8 +95,23 @@ fn path(id: ExecutionId, port: u16, first: Option<&u16>) -> String {
     if first == Some(&port) { format!("/interactive/{id}") } else { format!("/interactive/{id}/{port}") }
 }
 
-/// The ports of the nodes that a Service was given, by its own ports: `8080/tcp`.
-pub(super) fn node_ports(service: &Service) -> BTreeMap<String, u16> {
+/// What is kept of a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ServiceSeen {
+    pub(super) namespace: String,
+    pub(super) uid: String,
+    /// The ports of the nodes that it was given, by its own ports: `8080/tcp`.
+    pub(super) node_ports: BTreeMap<String, u16>,
+}
+
+impl ServiceSeen {
+    pub(super) fn of(service: &Service) -> Option<Self> {
+        let (namespace, uid) = (service.metadata.namespace.clone()?, service.metadata.uid.clone()?);
+        Some(Self { namespace, uid, node_ports: node_ports(service) })
+    }
+}
+
+fn node_ports(service: &Service) -> BTreeMap<String, u16> {
     let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
     let given = ports.filter_map(|port| {
         let protocol = port.protocol.as_deref().unwrap_or("TCP").to_ascii_lowercase();
@@ -109,7 +124,7 @@ pub(super) fn node_ports(service: &Service) -> BTreeMap<String, u16> {
 pub(super) fn reached(
     id: ExecutionId,
     specified: &[String],
-    node_ports: &BTreeMap<String, u16>,
+    service: Option<&ServiceSeen>,
     node: Option<&str>,
     settings: &EngineSettings,
 ) -> Vec<PortBody> {
@@ -132,7 +147,7 @@ pub(super) fn reached(
                 let path = path(id, number.parse().ok()?, first.as_ref());
                 Some(body(at.host.clone(), "80".into(), Some(path)))
             }
-            None => Some(body(host.clone()?, node_ports.get(key)?.to_string(), None)),
+            None => Some(body(host.clone()?, service?.node_ports.get(key)?.to_string(), None)),
         }
     };
     specified.iter().filter_map(port).collect()
@@ -169,13 +184,18 @@ mod tests {
             kubernetes: super::super::KubernetesSettings::default(),
         };
         let specified = ["53/udp".to_owned(), "8080/tcp".into(), "9000/tcp".into()];
-        let given = BTreeMap::from([("8080/tcp".to_owned(), 30_001), ("53/udp".into(), 30_002)]);
+        let given = ServiceSeen {
+            namespace: "jobs".into(),
+            uid: "u".into(),
+            node_ports: BTreeMap::from([("8080/tcp".to_owned(), 30_001), ("53/udp".into(), 30_002)]),
+        };
         let told = |settings: &EngineSettings, node: Option<&str>| -> Vec<String> {
             let shown = |port: PortBody| format!("{}:{}{}", port.host, port.exposed, port.path.unwrap_or_default());
-            reached(id, &specified, &given, node, settings).into_iter().map(shown).collect()
+            reached(id, &specified, Some(&given), node, settings).into_iter().map(shown).collect()
         };
         assert_eq!(told(&settings, Some("10.0.0.1")), ["10.0.0.1:30002", "10.0.0.1:30001"]);
         assert_eq!(told(&settings, None), Vec::<String>::new(), "it is on no node");
+        assert_eq!(reached(id, &specified, None, Some("10.0.0.1"), &settings), [], "it has no Service");
         settings.kubernetes.container_ip = Some(std::net::Ipv4Addr::new(192, 0, 2, 1).into());
         assert_eq!(told(&settings, Some("10.0.0.1")), ["192.0.2.1:30002", "192.0.2.1:30001"]);
         settings.kubernetes.ingress = IngressHost::parse("apps.example.org");

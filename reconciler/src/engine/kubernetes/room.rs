@@ -1,6 +1,6 @@
 //! How much room a cluster has: what its nodes can give, less what the pods on them ask for.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use k8s_openapi::api::core::v1::{Node, Pod, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Written;
@@ -10,9 +10,19 @@ use renga_shared::placement::{Amount, Room};
 /// Amounts by resource.
 type Amounts = BTreeMap<String, Amount>;
 
+/// What is listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Nodes,
+    Pods,
+}
+
 /// What is known of all nodes of a cluster and the pods on them.
 #[derive(Debug, Default)]
 pub(super) struct Nodes {
+    /// What lists in progress have shown: names of nodes, uids of pods.
+    listed_nodes: Option<HashSet<String>>,
+    listed_pods: Option<HashSet<String>>,
     /// What each node that takes our pods can give, by its name.
     nodes: HashMap<String, Amounts>,
     architectures: HashMap<String, String>,
@@ -23,6 +33,9 @@ pub(super) struct Nodes {
 impl Nodes {
     pub(super) fn put_node(&mut self, node: &Node) {
         let Some(name) = node.metadata.name.clone() else { return };
+        if let Some(listed) = &mut self.listed_nodes {
+            listed.insert(name.clone());
+        }
         if !takes_pods(node) {
             self.nodes.remove(&name);
             return;
@@ -42,6 +55,9 @@ impl Nodes {
 
     pub(super) fn put_pod(&mut self, pod: &Pod) {
         let Some(uid) = pod.metadata.uid.clone() else { return };
+        if let Some(listed) = &mut self.listed_pods {
+            listed.insert(uid.clone());
+        }
         let ended = pod.status.as_ref().and_then(|status| status.phase.as_deref());
         let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
         match node.filter(|_| !matches!(ended, Some("Succeeded" | "Failed"))) {
@@ -54,13 +70,27 @@ impl Nodes {
         self.pods.remove(uid);
     }
 
-    pub(super) fn clear_nodes(&mut self) {
-        self.nodes.clear();
-        self.architectures.clear();
+    /// All objects of a kind are listed from now on.
+    pub(super) fn begin_list(&mut self, kind: Kind) {
+        match kind {
+            Kind::Nodes => self.listed_nodes = Some(HashSet::new()),
+            Kind::Pods => self.listed_pods = Some(HashSet::new()),
+        }
     }
 
-    pub(super) fn clear_pods(&mut self) {
-        self.pods.clear();
+    /// All objects of a kind are listed: what the list did not show is gone.
+    pub(super) fn end_list(&mut self, kind: Kind) {
+        match kind {
+            Kind::Nodes => {
+                let listed = self.listed_nodes.take().unwrap_or_default();
+                self.nodes.retain(|name, _| listed.contains(name));
+                self.architectures.retain(|name, _| listed.contains(name));
+            }
+            Kind::Pods => {
+                let listed = self.listed_pods.take().unwrap_or_default();
+                self.pods.retain(|uid, _| listed.contains(uid));
+            }
+        }
     }
 
     /// The architecture of all nodes, if they have the same.

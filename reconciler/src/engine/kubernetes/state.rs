@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::batch::v1::Job;
-use renga_shared::domain::{ExecutionId, Timestamp, Why};
+use renga_shared::domain::{ExecutionId, RESERVED_PREFIX, Timestamp, Why};
 use serde_json::{Value, json};
 
 use super::job::PORTS;
 use super::pod::{Life, PodSeen, at, stopped_before_start, version};
-use super::ports;
+use super::ports::{self, ServiceSeen};
 use crate::engine::{
     DEPLOYMENT_LABEL, EXECUTION_LABEL, EngineSettings, Exit, Listed, Object, ObjectState, object_name,
 };
@@ -93,7 +93,7 @@ impl std::fmt::Display for ObjectId {
 
 /// The execution that an object's name begins with, as a pod's and an event's do.
 pub(super) fn execution_of(name: &str) -> Option<ExecutionId> {
-    let id = name.strip_prefix("renga-")?;
+    let id = name.strip_prefix(RESERVED_PREFIX)?;
     id.get(..36)?.parse().ok()
 }
 
@@ -128,7 +128,7 @@ pub(super) struct Known {
     pub(super) job_warning: Option<Why>,
     /// The cluster's last warning about the pod: why its container is not made.
     pub(super) pod_warning: Option<Why>,
-    pub(super) node_ports: BTreeMap<String, u16>,
+    pub(super) service: Option<ServiceSeen>,
 }
 
 impl Known {
@@ -137,7 +137,7 @@ impl Known {
         let state = self.state(job);
         let ports = match (&state, self.pod_of(job)) {
             (ObjectState::Running { .. }, Some(pod)) => {
-                ports::reached(job.execution, &job.ports, &self.node_ports, pod.node.as_deref(), settings)
+                ports::reached(job.execution, &job.ports, self.service.as_ref(), pod.node.as_deref(), settings)
             }
             _ => Vec::new(),
         };
@@ -152,7 +152,7 @@ impl Known {
 
     /// Whether nothing is left of it.
     pub(super) fn is_empty(&self) -> bool {
-        self.job.is_none() && (self.pod.is_none() || self.pod_gone) && self.node_ports.is_empty()
+        self.job.is_none() && (self.pod.is_none() || self.pod_gone) && self.service.is_none()
     }
 
     /// The pod of this very Job, not of one that had its name before.
@@ -265,11 +265,12 @@ mod tests {
     }
 
     fn pod(life: Life) -> Option<PodSeen> {
-        let (name, uid) = ("p".to_owned(), "u".to_owned());
+        let (name, namespace, uid) = ("p".to_owned(), "jobs".to_owned(), "u".to_owned());
         let created = Timestamp(1);
         let owner = "u".into();
         Some(PodSeen {
             name,
+            namespace,
             uid,
             owner,
             version: 1,

@@ -12,6 +12,7 @@ use tokio::sync::{Notify, broadcast, watch};
 
 use super::failure::Failure;
 use super::pod::PodSeen;
+use super::ports::ServiceSeen;
 use super::state::{JobSeen, Known, ObjectId};
 use crate::engine::EngineEvent;
 
@@ -160,14 +161,15 @@ impl Store {
     pub(super) fn end_list(&self, watch: WatchId, namespace: Option<&str>) {
         let mut inner = self.lock();
         let listed = inner.listed.remove(&watch).unwrap_or_default();
-        let inside =
-            |known: &Known| namespace.is_none_or(|name| known.job.as_ref().is_none_or(|job| job.namespace == name));
+        // Each object is judged by its own namespace: its Job may not be known yet, or never be.
+        let gone = |of: &str, uid: &str| namespace.is_none_or(|name| name == of) && !listed.contains(uid);
         let mut ended = Vec::new();
-        for known in inner.executions.values_mut().filter(|known| inside(known)) {
+        for known in inner.executions.values_mut() {
             match watch.0 {
-                Kind::Jobs => ended.extend(known.job.take_if(|job| !listed.contains(&job.uid)).map(|job| job.uid)),
-                Kind::Pods => known.pod_gone |= known.pod.as_ref().is_some_and(|pod| !listed.contains(&pod.uid)),
-                Kind::Services | Kind::Warnings => {}
+                Kind::Jobs => ended.extend(known.job.take_if(|job| gone(&job.namespace, &job.uid)).map(|job| job.uid)),
+                Kind::Pods => known.pod_gone |= known.pod.as_ref().is_some_and(|pod| gone(&pod.namespace, &pod.uid)),
+                Kind::Services => drop(known.service.take_if(|service| gone(&service.namespace, &service.uid))),
+                Kind::Warnings => {}
             }
         }
         for uid in ended {
@@ -249,17 +251,26 @@ impl Store {
         self.changed(id);
     }
 
-    /// The ports of the nodes that an execution was given: none once its Service is gone.
-    pub(super) fn put_node_ports(&self, id: ExecutionId, ports: BTreeMap<String, u16>) {
+    pub(super) fn put_service(&self, watch: WatchId, id: ExecutionId, service: ServiceSeen) {
         let mut inner = self.lock();
+        inner.shown(watch, &service.uid);
         let known = inner.executions.entry(id).or_default();
-        let same = known.node_ports == ports;
-        known.node_ports = ports;
-        inner.tidy(id);
-        drop(inner);
-        if same {
+        if known.service.as_ref() == Some(&service) {
             return;
         }
+        known.service = Some(service);
+        drop(inner);
+        self.changed(id);
+    }
+
+    pub(super) fn service_gone(&self, id: ExecutionId, uid: &str) {
+        let mut inner = self.lock();
+        let Some(known) = inner.executions.get_mut(&id) else { return };
+        if known.service.take_if(|service| service.uid == uid).is_none() {
+            return;
+        }
+        inner.tidy(id);
+        drop(inner);
         self.changed(id);
     }
 
@@ -319,3 +330,7 @@ impl Inner {
         self.gone.push_back(uid);
     }
 }
+
+#[cfg(test)]
+#[path = "store_tests.rs"]
+mod tests;

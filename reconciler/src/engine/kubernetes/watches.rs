@@ -23,7 +23,7 @@ use tokio::task::JoinSet;
 use super::client::{ANSWER_WITHIN, Connection};
 use super::failure::Failure;
 use super::pod::PodSeen;
-use super::ports::node_ports;
+use super::ports::ServiceSeen;
 use super::state::{JobSeen, execution_of, job_warning};
 use super::store::{Health, Kind, Store, WatchId};
 use crate::engine::{DEPLOYMENT_LABEL, EXECUTION_LABEL};
@@ -216,15 +216,15 @@ impl Seen for Pod {
 }
 
 impl Seen for Service {
-    fn shown(self, watched: &Watched, _: WatchId) {
-        if let Some(id) = execution(&self.metadata) {
-            watched.store.put_node_ports(id, node_ports(&self));
+    fn shown(self, watched: &Watched, watch: WatchId) {
+        if let (Some(id), Some(service)) = (execution(&self.metadata), ServiceSeen::of(&self)) {
+            watched.store.put_service(watch, id, service);
         }
     }
 
     fn gone(self, watched: &Watched) {
-        if let Some(id) = execution(&self.metadata) {
-            watched.store.put_node_ports(id, std::collections::BTreeMap::new());
+        if let (Some(id), Some(service)) = (execution(&self.metadata), ServiceSeen::of(&self)) {
+            watched.store.service_gone(id, &service.uid);
         }
     }
 }
