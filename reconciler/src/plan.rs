@@ -86,7 +86,7 @@ pub fn plan(situation: Situation<'_>) -> Step {
         Seen::Unreachable(why) => Step::Wait(goes_on(wanted, status.phase()).then(|| why.clone())),
         Seen::Object(object) => {
             // An object with another id than the recorded one is not ours to judge by: ours is gone.
-            let recorded = status.facts().engine_id.as_deref();
+            let recorded = status.engine_id();
             let object = object.as_ref().filter(|object| recorded.is_none_or(|id| id == object.id));
             with_engine(wanted, status.phase(), object)
         }
@@ -313,7 +313,7 @@ mod tests {
         let mut status = status(phase);
         let mut steps = Vec::new();
         while steps.len() < 12 {
-            let seen = if status.facts().engine.is_some() { Seen::Object(object.clone()) } else { Seen::NoEngine };
+            let seen = if status.engine().is_some() { Seen::Object(object.clone()) } else { Seen::NoEngine };
             let step = plan(Situation { wanted, status: &status, seen: &seen, choice: &Ok(docker.clone()) });
             steps.push(step.clone());
             status = match step {

@@ -49,7 +49,7 @@ impl Hand {
 
     /// It is waited for something.
     pub async fn explain(&self, reason: &str, message: &str) -> Result<()> {
-        self.record(None, |status| Ok(status.explained(Some(Why::new(reason, message))))).await
+        self.record(None, |status| Ok(status.waiting(Some(Why::new(reason, message)))?)).await
     }
 
     /// It runs, with these ports as JSON.

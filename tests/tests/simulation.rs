@@ -18,7 +18,8 @@ fn run(seed: u64, steps: u64) {
     match simulation::run(seed, steps) {
         Ok(summary) => {
             eprintln!("seed {seed}: {summary:?} in {:?}", began.elapsed());
-            let some = [summary.exited, summary.failed, summary.lost, summary.removed, summary.kills, summary.rests];
+            let ends = [summary.exited, summary.failed, summary.lost, summary.removed, summary.delayed_removals];
+            let some = [ends.as_slice(), &[summary.kills, summary.rests]].concat();
             assert!(steps < 10_000 || some.iter().all(|count| *count > 0), "much never happened: {summary:?}");
         }
         Err(broken) => panic!("{broken}"),

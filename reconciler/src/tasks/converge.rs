@@ -11,7 +11,7 @@ mod placing;
 use std::sync::Arc;
 use std::time::Duration;
 
-use renga_shared::domain::{ExecutionId, Phase, Refused, Status, Timestamp, Wanted, Why};
+use renga_shared::domain::{ExecutionId, InvalidTransition, Phase, Status, Timestamp, Wanted, Why};
 use renga_shared::sql::observations::{self, Observation, Work};
 use renga_shared::sql::{DatabaseError, logs};
 use tokio::sync::{Notify, mpsc};
@@ -40,7 +40,7 @@ pub enum PassError {
     Database(#[from] DatabaseError),
     /// The states refused what the plan asked for: a mistake of ours, on which nothing was recorded.
     #[error("the plan does not fit the states: {0}")]
-    Plan(#[from] Refused),
+    Plan(#[from] InvalidTransition),
     /// This reconciler's lease ended: somebody else may look after the execution now.
     #[error("the lease has ended")]
     LeaseEnded,
@@ -133,7 +133,7 @@ impl<'a> Pass<'a> {
 
     /// Its engine, once there is one and if it is served here.
     fn served(&self) -> Option<&'a Served> {
-        self.status().facts().engine.as_ref().and_then(|name| self.context.engines.get(name))
+        self.status().engine().and_then(|name| self.context.engines.get(name))
     }
 
     async fn step(&mut self, known: Option<Sight>) -> Result<Next, Trouble> {
@@ -160,7 +160,7 @@ impl<'a> Pass<'a> {
 
     async fn look(&self) -> Result<Sight, EngineError> {
         let unseen = |seen| Ok(Sight { seen, ports: None });
-        let Some(name) = &self.status().facts().engine else { return unseen(Seen::NoEngine) };
+        let Some(name) = self.status().engine() else { return unseen(Seen::NoEngine) };
         let Some(served) = self.served() else {
             let message = format!("The engine {name}, which it runs on, is not in this deployment's configuration.");
             return unseen(Seen::Unreachable(Why::new("EngineNotServed", message)));
@@ -312,7 +312,7 @@ impl<'a> Pass<'a> {
                 biased;
                 prepared = &mut prepare => return Ok(Some(served.heard(prepared))),
                 Some(why) = told.recv() => {
-                    let seen = self.observed(self.status().explained(Some(why)));
+                    let seen = self.observed(self.status().waiting(Some(why))?);
                     if !self.write(seen).await? {
                         return Ok(None);
                     }
@@ -334,13 +334,13 @@ impl<'a> Pass<'a> {
 
     /// It runs: its logs are collected, its ports are known, and nothing else is to do.
     async fn attend(&mut self, ports: Option<String>) -> Result<Next, Trouble> {
-        let (Some(served), Some(object)) = (self.served(), self.status().facts().engine_id.clone()) else {
+        let (Some(served), Some(object)) = (self.served(), self.status().engine_id().map(str::to_owned)) else {
             return Ok(Next::Done);
         };
         self.context.collectors.ensure(self.context, served, self.id(), object);
         let ports = ports.filter(|ports| !same_json(ports, &self.work.execution.ports));
-        if ports.is_some() || self.status().facts().reason.is_some() || self.work.attempts != 0 {
-            let plain = self.observed(self.status().explained(None));
+        if ports.is_some() || self.status().why().is_some() || self.work.attempts != 0 {
+            let plain = self.observed(self.status().waiting(None)?);
             let written = self.write(Observation { ports, attempts: 0, ..plain }).await?;
             return Ok(if written { Next::Done } else { Next::Read });
         }
@@ -349,7 +349,7 @@ impl<'a> Pass<'a> {
 
     /// Stores what is left of the logs. Returns why it ended, which also says so if that is not all of them.
     async fn drain(&mut self, why: Why) -> Result<Why, Trouble> {
-        let (Some(served), Some(object)) = (self.served(), self.status().facts().engine_id.clone()) else {
+        let (Some(served), Some(object)) = (self.served(), self.status().engine_id().map(str::to_owned)) else {
             return Ok(why);
         };
         if self.work.execution.wanted == Wanted::Removed {
@@ -377,22 +377,32 @@ impl<'a> Pass<'a> {
             EngineError::Retry(why) | EngineError::Refused(why) => why,
         };
         let attempts = self.work.attempts + 1;
-        let why = match attempts {
-            1 => why,
-            _ => Why::new(why.reason, format!("{} It was tried {attempts} times.", why.message)),
-        };
         let due = self.context.now().plus(backoff::after(attempts, self.context.random.number()));
-        let explained = self.observed(self.status().explained(Some(why)));
-        let written = self.write(Observation { attempts, due: Some(due), ..explained }).await?;
+        let status = if self.status().phase().is_terminal() {
+            // The removal of its object is delayed, which is no part of how it ended: only the operator hears of it.
+            tracing::warn!(
+                execution = %self.id(), reason = why.reason, attempts,
+                "the object of execution {} is not removed yet: {}", self.id(), why.message
+            );
+            self.status().clone()
+        } else {
+            let why = match attempts {
+                1 => why,
+                _ => Why::new(why.reason, format!("{} It was tried {attempts} times.", why.message)),
+            };
+            self.status().waiting(Some(why))?
+        };
+        let put_off = self.observed(status);
+        let written = self.write(Observation { attempts, due: Some(due), ..put_off }).await?;
         Ok(if written { Next::Done } else { Next::Read })
     }
 
     async fn wait(&mut self, why: Option<Why>, pause: Duration) -> Result<Next, Trouble> {
-        let explained = match why {
-            Some(why) => self.status().explained(Some(why)),
+        let status = match why {
+            Some(why) => self.status().waiting(Some(why))?,
             None => self.status().clone(),
         };
-        let waits = self.observed(explained);
+        let waits = self.observed(status);
         self.wait_as(waits, pause).await
     }
 
@@ -444,7 +454,8 @@ impl<'a> Pass<'a> {
     /// Says that the phase has changed.
     fn tell_of_phase(&self) {
         let (id, phase) = (self.id(), self.status().phase());
-        tracing::info!(execution = %id, %phase, reason = self.status().facts().reason, "execution {id} is {phase}");
+        let reason = self.status().why().map(|why| why.reason.as_str());
+        tracing::info!(execution = %id, %phase, reason, "execution {id} is {phase}");
         if phase == Phase::Running {
             self.context.metrics.started(self.context.now().since(self.work.execution.created));
         }

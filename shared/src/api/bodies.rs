@@ -154,7 +154,7 @@ impl ExecutionBody {
     /// When the stored environment is no JSON object.
     pub fn of(row: ExecutionRow, added: Vec<(String, String)>) -> Result<Self, serde_json::Error> {
         let state = row.client_state().as_str();
-        let facts = row.status.facts().clone();
+        let facts = row.status.facts();
         let mut environment: serde_json::Map<_, _> = serde_json::from_str(&row.environment)?;
         environment.extend(added.into_iter().map(|(name, value)| (name, value.into())));
         Ok(Self {

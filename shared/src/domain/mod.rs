@@ -13,6 +13,7 @@ mod quantity;
 mod resources;
 mod specification;
 mod state;
+mod status;
 mod volume;
 
 pub use command::Command;
@@ -27,5 +28,6 @@ pub use port::{PortSpec, Protocol};
 pub use quantity::Quantity;
 pub use resources::{Amounts, Resources};
 pub use specification::{Specification, StoredSpecificationError};
-pub use state::{ClientState, Facts, Phase, Refused, Status, UnknownName, Wanted, Why};
+pub use state::{ClientState, Phase, UnknownName, Wanted, Why};
+pub use status::{End, Facts, InvalidFacts, InvalidTransition, Status};
 pub use volume::{Volume, VolumeMount, VolumeSource};

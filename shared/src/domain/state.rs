@@ -1,15 +1,12 @@
-//! The life of an execution: its phases, which may follow which, and the status that carries the facts of each.
+//! The life of an execution: its phases and which may follow which. [`Status`](super::Status) has the facts of each.
 //!
 //! Obligations: a terminal phase never reopens; every change says why and when; a fact (engine, object, exit code)
-//! once recorded is never forgotten. The transitions are methods of [`Status`], and they refuse what [`Phase`] does
-//! not allow, so that a mistake in the reconciler shows as an error and never as a row that lies.
+//! once recorded is never forgotten.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
-
-use super::{EngineName, Timestamp};
 
 /// A name that is not one of an enumeration's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -169,152 +166,6 @@ impl Why {
     }
 }
 
-/// A transition that the states do not allow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("an execution that is {from} cannot become {to}")]
-pub struct Refused {
-    /// The phase that it is in.
-    pub from: Phase,
-    /// The phase that was asked for.
-    pub to: Phase,
-}
-
-/// The phase of an execution with its facts. Written by the reconciler alone.
-///
-/// Fields are read through methods and changed through transitions only. [`Status::restore`] is for rows.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Status {
-    facts: Facts,
-}
-
-/// The stored form of a [`Status`]: one field per column.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Facts {
-    /// Where it is in its life.
-    pub phase: Phase,
-    /// A CamelCase word that says why.
-    pub reason: Option<String>,
-    /// A sentence that says why.
-    pub message: Option<String>,
-    /// The engine that was chosen.
-    pub engine: Option<EngineName>,
-    /// The engine's own id of the object.
-    pub engine_id: Option<String>,
-    /// When it began to run.
-    pub started: Option<Timestamp>,
-    /// When it ended, or was given up.
-    pub finished: Option<Timestamp>,
-    /// The exit code; `128 + signal` after a signal.
-    pub exit_code: Option<i64>,
-}
-
-impl Status {
-    /// A new execution.
-    pub fn pending() -> Self {
-        Self {
-            facts: Facts {
-                phase: Phase::Pending,
-                reason: None,
-                message: None,
-                engine: None,
-                engine_id: None,
-                started: None,
-                finished: None,
-                exit_code: None,
-            },
-        }
-    }
-
-    /// The status that a row holds.
-    pub fn restore(facts: Facts) -> Self {
-        Self { facts }
-    }
-
-    /// The stored form.
-    pub fn facts(&self) -> &Facts {
-        &self.facts
-    }
-
-    /// Where it is in its life.
-    pub fn phase(&self) -> Phase {
-        self.facts.phase
-    }
-
-    /// The same phase with another explanation: what keeps it waiting. `None` when nothing does any more.
-    pub fn explained(&self, why: Option<Why>) -> Self {
-        let mut facts = self.facts.clone();
-        (facts.reason, facts.message) = why.map_or((None, None), |why| (Some(why.reason), Some(why.message)));
-        Self { facts }
-    }
-
-    /// An engine was chosen.
-    pub fn scheduled(&self, engine: EngineName) -> Result<Self, Refused> {
-        self.enter(Phase::Scheduled, None, |facts| facts.engine = Some(engine))
-    }
-
-    /// The engine handed it back before anything was created there.
-    pub fn unscheduled(&self, why: Why) -> Result<Self, Refused> {
-        self.enter(Phase::Pending, Some(why), |facts| facts.engine = None)
-    }
-
-    /// The object exists on the engine, not yet started.
-    pub fn created(&self, engine_id: String) -> Result<Self, Refused> {
-        self.enter(Phase::Starting, None, |facts| facts.engine_id = Some(engine_id))
-    }
-
-    /// It runs since `started`.
-    pub fn running(&self, started: Timestamp) -> Result<Self, Refused> {
-        self.enter(Phase::Running, None, |facts| facts.started = Some(started))
-    }
-
-    /// It is being stopped.
-    pub fn stopping(&self, why: Why) -> Result<Self, Refused> {
-        self.enter(Phase::Stopping, Some(why), |_| {})
-    }
-
-    /// It ended with `exit_code`.
-    pub fn exited(
-        &self,
-        exit_code: i64,
-        started: Option<Timestamp>,
-        finished: Timestamp,
-        why: Why,
-    ) -> Result<Self, Refused> {
-        self.enter(Phase::Exited, Some(why), |facts| {
-            facts.exit_code = Some(exit_code);
-            facts.started = facts.started.or(started);
-            facts.finished = Some(finished);
-        })
-    }
-
-    /// It will never run.
-    pub fn failed(&self, why: Why, finished: Timestamp) -> Result<Self, Refused> {
-        self.enter(Phase::Failed, Some(why), |facts| facts.finished = Some(finished))
-    }
-
-    /// It was started, and its end was not seen and cannot be known.
-    pub fn lost(&self, why: Why, finished: Timestamp) -> Result<Self, Refused> {
-        self.enter(Phase::Lost, Some(why), |facts| facts.finished = Some(finished))
-    }
-
-    /// Its object and its logs are gone.
-    pub fn removed(&self, why: Why, finished: Timestamp) -> Result<Self, Refused> {
-        self.enter(Phase::Removed, Some(why), |facts| {
-            facts.finished = facts.finished.or(Some(finished));
-        })
-    }
-
-    fn enter(&self, to: Phase, why: Option<Why>, change: impl FnOnce(&mut Facts)) -> Result<Self, Refused> {
-        if !self.facts.phase.may_become(to) {
-            return Err(Refused { from: self.facts.phase, to });
-        }
-        let mut next = self.explained(why);
-        next.facts.phase = to;
-        change(&mut next.facts);
-        Ok(next)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -340,20 +191,6 @@ mod tests {
             }
             assert!(reached.contains(&Phase::Removed), "{from} never ends");
         }
-    }
-
-    #[test]
-    fn a_refused_transition_names_both_ends() {
-        let exited = Status::pending()
-            .scheduled(EngineName::parse("docker").unwrap())
-            .and_then(|status| status.created("abc".into()))
-            .and_then(|status| status.running(Timestamp(1)))
-            .and_then(|status| status.exited(3, None, Timestamp(2), Why::new("Exited", "It exited with code 3.")))
-            .unwrap();
-        assert_eq!(exited.facts().exit_code, Some(3));
-        assert_eq!(exited.facts().started, Some(Timestamp(1)));
-        let refused = exited.running(Timestamp(3)).unwrap_err();
-        assert_eq!(refused.to_string(), "an execution that is exited cannot become running");
     }
 
     #[test]

@@ -335,22 +335,28 @@ pub(super) fn read(row: &mut Row) -> Result<ExecutionRow, DatabaseError> {
         namespace: row.text()?,
         environment: row.text()?,
         wanted: row.parsed()?,
-        status: Status::restore(Facts {
-            phase: row.parsed()?,
-            reason: row.optional_text()?,
-            message: row.optional_text()?,
-            engine: row
-                .optional_text()?
-                .map(|name| EngineName::parse(&name))
-                .transpose()
-                .map_err(|error| DatabaseError::Unexpected(error.to_string()))?,
-            engine_id: row.optional_text()?,
-            started: row.optional_timestamp()?,
-            finished: row.optional_timestamp()?,
-            exit_code: row.optional_integer()?,
-        }),
+        status: read_status(row)?,
         ports: row.text()?,
         placement: row.optional_text()?,
         revision: row.integer()?,
     })
+}
+
+fn read_status(row: &mut Row) -> Result<Status, DatabaseError> {
+    let unexpected = |error: &dyn std::fmt::Display| DatabaseError::Unexpected(error.to_string());
+    let facts = Facts {
+        phase: row.parsed()?,
+        reason: row.optional_text()?,
+        message: row.optional_text()?,
+        engine: row
+            .optional_text()?
+            .map(|name| EngineName::parse(&name))
+            .transpose()
+            .map_err(|error| unexpected(&error))?,
+        engine_id: row.optional_text()?,
+        started: row.optional_timestamp()?,
+        finished: row.optional_timestamp()?,
+        exit_code: row.optional_integer()?,
+    };
+    Status::restore(facts).map_err(|error| unexpected(&error))
 }

@@ -131,10 +131,27 @@ static NEXT_DUE: Statement = Statement::new(concat!(
     " ORDER BY due_at LIMIT 1"
 ));
 
+/// The new value of a column, unless the row has ended.
+macro_rules! kept_at_end {
+    ($new:literal, $column:literal) => {
+        concat!("CASE WHEN ", live!(), " THEN ", $new, " ELSE ", $column, " END")
+    };
+}
+
 // The launch is recorded by leaving the phases before it: `super::executions` says why the token goes then.
+// What has ended keeps its end, whatever a faulty reconciler or an older version believes.
 static RECORD: Statement = Statement::new(concat!(
-    "UPDATE executions SET phase = {text 4}, reason = {text 5}, message = {text 6}, engine = {text 7}, \
-     engine_id = {text 8}, started_at = {time 9}, finished_at = {time 10}, exit_code = {int 11}, \
+    "UPDATE executions SET phase = {text 4}, engine = {text 7}, engine_id = {text 8}, reason = ",
+    kept_at_end!("{text 5}", "reason"),
+    ", message = ",
+    kept_at_end!("{text 6}", "message"),
+    ", started_at = ",
+    kept_at_end!("{time 9}", "started_at"),
+    ", finished_at = ",
+    kept_at_end!("{time 10}", "finished_at"),
+    ", exit_code = ",
+    kept_at_end!("{int 11}", "exit_code"),
+    ", \
      ports = COALESCE({json 12}, ports), attempts = {int 13}, due_at = {time 14}, \
      holder = {text 15}, placement = COALESCE({json 16}, placement), queued_on = {text 17}, \
      slot = CASE WHEN {text 4} IN ('scheduled', 'starting', 'running', 'stopping') THEN slot END, \

@@ -29,6 +29,7 @@ pub async fn run(db: &impl Database) {
     observations::are_guarded_by_revision_and_holder(db).await;
     observations::of_the_dead_are_taken_over(db).await;
     observations::show_the_state_that_the_domain_says(db).await;
+    observations::keep_the_end_that_was_recorded(db).await;
     observations::tell_which_objects_are_owned(db).await;
     placement::keeps_the_limit_of_an_engine(db).await;
     placement::adds_up_amounts_that_no_sum_can_hold(db).await;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use renga_shared::domain::{ClientState, Phase, Status, Timestamp, Wanted, Why};
+use renga_shared::domain::{ClientState, Facts, Phase, Status, Timestamp, Wanted, Why};
 use renga_shared::sql::executions::{ExecutionRow, get};
 use renga_shared::sql::observations::{
     CLAIMED_FOR, Observation, Work, claim, claim_due, count_by_phase, defer, held, load, next_due, record, release_all,
@@ -113,7 +113,7 @@ pub(super) async fn are_guarded_by_revision_and_holder(db: &impl Database) {
         .status
         .created("abc".into())
         .and_then(|status| status.running(started))
-        .map(|status| status.explained(Some(Why::new("Because", "Of a test."))))
+        .and_then(|status| status.waiting(Some(Why::new("Because", "Of a test."))))
         .unwrap();
     let ports = r#"[{"specified":"80"}]"#;
     let with_ports = Observation { ports: Some(ports.into()), hold: false, ..seen(running.clone()) };
@@ -191,6 +191,41 @@ pub(super) async fn show_the_state_that_the_domain_says(db: &impl Database) {
         }
     }
     assert!(!count_by_phase(db).await.unwrap().is_empty());
+}
+
+pub(super) async fn keep_the_end_that_was_recorded(db: &impl Database) {
+    let mut time = Ticker::new(28);
+    let why = || Why::new("Test", "For a test.");
+    let running = Status::pending()
+        .scheduled(docker())
+        .and_then(|status| status.created("x".into()))
+        .and_then(|status| status.running(time.now()))
+        .unwrap();
+    let now = time.now();
+    let ends = [running.exited(3, None, now, why()), running.lost(why(), now), Status::pending().failed(why(), now)];
+    for end in ends {
+        let end = end.unwrap().facts();
+        let row = new_execution(db, &mut time).await;
+        let now = time.now();
+        reconcilers::renew(db, "one", now.plus(LEASE)).await.unwrap();
+        let mut revision = claimed(db, "one", &row, now).await.execution.revision;
+        // No version can tell of another end: one that is faulty, or older, may try.
+        let other = Facts {
+            reason: Some("EngineBusy".into()),
+            message: None,
+            exit_code: Some(99),
+            started: Some(time.now()),
+            finished: Some(time.now()),
+            ..end.clone()
+        };
+        let removed = Facts { phase: Phase::Removed, ..other.clone() };
+        for (facts, phase) in [(end.clone(), end.phase), (other, end.phase), (removed, Phase::Removed)] {
+            let status = Status::restore(facts).unwrap();
+            revision = record(db, "one", row.id, revision, &seen(status)).await.unwrap().unwrap();
+            let read = get(db, Visible::All, row.context, row.id).await.unwrap().unwrap();
+            assert_eq!(read.status.facts(), Facts { phase, ..end.clone() });
+        }
+    }
 }
 
 pub(super) async fn tell_which_objects_are_owned(db: &impl Database) {

@@ -69,7 +69,7 @@ pub(super) async fn keeps_the_limit_of_an_engine(db: &impl Database) {
     assert!(try_to_place(db, ids[1], &engine, Some(2)).await, "the second of two places");
     assert!(!try_to_place(db, ids[2], &engine, Some(2)).await, "there is no third");
     let work = load(db, HOLDER, ids[1]).await.unwrap().unwrap();
-    assert_eq!(work.execution.status.facts().engine.as_ref(), Some(&engine));
+    assert_eq!(work.execution.status.engine(), Some(&engine));
     let stored: serde_json::Value = serde_json::from_str(work.execution.placement.as_deref().unwrap()).unwrap();
     assert_eq!(stored["engine"], "x");
     end(db, ids[0], time.now()).await;

@@ -56,7 +56,7 @@ pub(super) async fn are_kept_until_the_launch(db: &impl Database) {
         let now = time.now();
         let status = match phase {
             Phase::Pending => scheduled().unscheduled(why()).unwrap(),
-            Phase::Scheduled => scheduled().explained(Some(why())),
+            Phase::Scheduled => scheduled().waiting(Some(why())).unwrap(),
             Phase::Starting => starting(),
             Phase::Running => starting().running(now).unwrap(),
             Phase::Stopping => starting().stopping(why()).unwrap(),

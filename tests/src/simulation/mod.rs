@@ -8,6 +8,7 @@
 //!
 //! `rules.rs` says what must be true, at every change of a row and whenever everything has come to rest.
 
+mod change;
 mod database;
 mod dice;
 mod engine;
@@ -74,6 +75,8 @@ pub struct Summary {
     pub lost: u64,
     /// Executions that were removed.
     pub removed: u64,
+    /// How often an engine put off the removal of what had ended.
+    pub delayed_removals: u64,
     /// The time that went by in it.
     pub simulated: Duration,
     /// A digest of the run: the same for the same seed.
@@ -153,6 +156,7 @@ impl Simulation {
         self.summary.failed = reached(Phase::Failed);
         self.summary.lost = reached(Phase::Lost);
         self.summary.removed = reached(Phase::Removed);
+        self.summary.delayed_removals = rules.delayed_removals;
         self.summary.simulated = self.around.clock.now().since(self.began);
         Ok(self.summary)
     }

@@ -58,7 +58,8 @@ impl Simulation {
             830..860 => self.end(),
             860..866 => self.take_away(),
             866..880 => self.turn_engine(),
-            880..900 => self.fail_next(),
+            880..898 => self.fail_next(),
+            898..900 => self.be_busy(),
             900..910 => self.fail_randomly(),
             910..940 => self.kill(),
             940..955 => self.freeze(),
@@ -231,6 +232,17 @@ impl Simulation {
         };
         trace::say(format!("engine {name} is to fail at {operation:?}: {fault:?}"));
         world.fail_next(*operation, fault);
+    }
+
+    /// The engine is busy with what it is to remove, as Docker is while its disk is slow, and a cluster with finalizers.
+    fn be_busy(&self) {
+        let Some((name, world)) = self.dice.pick(&self.around.worlds) else { return };
+        let times = 1 + self.dice.below(6);
+        trace::say(format!("engine {name} is busy at the next {times} removals"));
+        for _ in 0..times {
+            let why = Why::new("EngineBusy", "The engine is still removing its container.");
+            world.fail_next(Operation::Remove, Fault::Fails(EngineError::Retry(why)));
+        }
     }
 
     fn fail_randomly(&self) {

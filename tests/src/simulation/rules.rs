@@ -11,27 +11,8 @@ use renga_shared::domain::{EngineName, ExecutionId, Phase, Wanted};
 use renga_shared::sql::logs::Frame;
 use rusqlite::{Connection, Row, params};
 
+use super::change::{Change, TRIGGERS};
 use super::trace;
-
-/// Every change of an execution, before and after.
-const TRIGGERS: &str = "
-    CREATE TEMP TABLE changes (
-        id, wanted, phase, engine, engine_id, started_at, exit_code, revision, message, reason,
-        old_wanted, old_phase, old_engine, old_engine_id, old_started_at, old_exit_code, old_revision, sealed);
-    CREATE TEMP TRIGGER changes_seen AFTER UPDATE ON main.executions WHEN OLD.revision <> NEW.revision
-        OR (OLD.wanted, OLD.phase) <> (NEW.wanted, NEW.phase) BEGIN
-        INSERT INTO changes VALUES (
-            NEW.id, NEW.wanted, NEW.phase, NEW.engine, NEW.engine_id, NEW.started_at, NEW.exit_code, NEW.revision,
-            NEW.message, NEW.reason, OLD.wanted, OLD.phase, OLD.engine, OLD.engine_id, OLD.started_at, OLD.exit_code,
-            OLD.revision, NEW.sealed_token IS NOT NULL);
-    END;
-    CREATE TEMP TABLE gaps (id, sequence);
-    CREATE TEMP TRIGGER gaps_seen AFTER INSERT ON main.log_chunks WHEN NEW.start <> COALESCE(
-        (SELECT start + length FROM main.log_chunks
-            WHERE execution_id = NEW.execution_id AND sequence = NEW.sequence - 1), 0) BEGIN
-        INSERT INTO gaps VALUES (NEW.execution_id, NEW.sequence);
-    END;
-";
 
 /// The most that may be kept beyond the limit: chunks are cut whole.
 const SLACK: i64 = 3 * 64 * 1024;
@@ -64,52 +45,20 @@ pub(super) struct Rules {
     pub(super) known: BTreeMap<ExecutionId, Known>,
     /// How many executions reached each phase.
     pub(super) reached: BTreeMap<Phase, u64>,
+    /// How often an engine put off the removal of what had ended.
+    pub(super) delayed_removals: u64,
     /// What was broken, in words.
     pub(super) broken: Vec<String>,
 }
 
-struct Change {
-    id: ExecutionId,
-    wanted: (Wanted, Wanted),
-    phase: (Phase, Phase),
-    engine: (Option<EngineName>, Option<EngineName>),
-    engine_id: (Option<String>, Option<String>),
-    started: (Option<i64>, Option<i64>),
-    exit_code: (Option<i64>, Option<i64>),
-    revision: (i64, i64),
-    message: String,
-    reason: String,
-    /// Whether it still has a sealed token.
-    sealed: bool,
-}
-
-impl Change {
-    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
-        let parsed = |index| row.get::<_, String>(index);
-        Ok(Self {
-            id: parse(&parsed(0)?),
-            wanted: (parse(&parsed(10)?), parse(&parsed(1)?)),
-            phase: (parse(&parsed(11)?), parse(&parsed(2)?)),
-            engine: (engine(row, 12)?, engine(row, 3)?),
-            engine_id: (row.get(13)?, row.get(4)?),
-            started: (row.get(14)?, row.get(5)?),
-            exit_code: (row.get(15)?, row.get(6)?),
-            revision: (row.get(16)?, row.get(7)?),
-            message: row.get::<_, Option<String>>(8)?.unwrap_or_default(),
-            reason: row.get::<_, Option<String>>(9)?.unwrap_or_default(),
-            sealed: row.get(17)?,
-        })
-    }
-}
-
-fn parse<T: std::str::FromStr>(text: &str) -> T
+pub(super) fn parse<T: std::str::FromStr>(text: &str) -> T
 where
     T::Err: std::fmt::Debug,
 {
     text.parse().unwrap()
 }
 
-fn engine(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<EngineName>> {
+pub(super) fn engine(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<EngineName>> {
     Ok(row.get::<_, Option<String>>(column)?.map(|name| EngineName::parse(&name).unwrap()))
 }
 
@@ -119,7 +68,8 @@ impl Rules {
         limits: BTreeMap<EngineName, u32>,
         log_limit: i64,
     ) -> Self {
-        Self { worlds, limits, log_limit, known: BTreeMap::new(), reached: BTreeMap::new(), broken: Vec::new() }
+        let (known, reached, broken) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+        Self { worlds, limits, log_limit, known, reached, delayed_removals: 0, broken }
     }
 
     pub(super) fn watch(connection: &Connection) -> rusqlite::Result<()> {
@@ -157,6 +107,7 @@ impl Rules {
             if change.phase.0 != change.phase.1 {
                 *self.reached.entry(change.phase.1).or_default() += 1;
             }
+            self.delayed_removals += u64::from(change.removal_is_delayed());
             if let Err(text) = self.judge(&change, connection) {
                 self.broken(format!("{}: {text}", change.id));
             }
@@ -168,12 +119,9 @@ impl Rules {
     }
 
     fn judge(&self, change: &Change, connection: &Connection) -> Result<(), String> {
-        let Change { id, wanted, phase, engine, engine_id, started, exit_code, revision, message, reason, sealed } =
-            change;
-        trace::say(format!(
-            "row {id} wanted {} phase {} -> {} revision {} {reason}: {message}",
-            wanted.1, phase.0, phase.1, revision.1
-        ));
+        trace::say(change.to_string());
+        let Change { id, wanted, phase, engine, engine_id, started, exit_code, revision, sealed, .. } = change;
+        let (reason, message) = (change.reason(), change.message());
         rule(revision.1 == revision.0 + 1, || format!("revision {} follows {}", revision.1, revision.0))?;
         rule(wanted.1 >= wanted.0, || format!("{} is wanted after {}", wanted.1, wanted.0))?;
         rule(phase.0 == phase.1 || phase.0.may_become(phase.1), || format!("{} becomes {}", phase.0, phase.1))?;
@@ -185,6 +133,7 @@ impl Rules {
         kept("object", engine_id.0.is_none() || engine_id.0 == engine_id.1)?;
         kept("start", started.0.is_none() || started.0 == started.1)?;
         kept("exit code", exit_code.0.is_none() || exit_code.0 == exit_code.1)?;
+        change.judge_end()?;
         let waits = wanted.1 == Wanted::Running && matches!(phase.1, Phase::Pending | Phase::Scheduled);
         rule(*sealed == waits, || {
             if *sealed { "its token is kept for nothing" } else { "its token is forgotten before its launch" }.into()
@@ -380,7 +329,7 @@ fn placed(connection: &Connection, engine: &EngineName) -> u32 {
     connection.prepare_cached(sql).unwrap().query_row([engine.as_str()], |row| row.get(0)).unwrap()
 }
 
-fn rule(kept: bool, text: impl FnOnce() -> String) -> Result<(), String> {
+pub(super) fn rule(kept: bool, text: impl FnOnce() -> String) -> Result<(), String> {
     if kept { Ok(()) } else { Err(text()) }
 }
 

@@ -1,5 +1,6 @@
 //! The Docker daemon stopped, killed and started again under running containers: what is recorded stays true.
 
+mod busy_removal;
 mod late_cause;
 
 use std::time::Duration;

@@ -59,7 +59,7 @@ impl Pass<'_> {
         let waits = Observation {
             placement: Some(placement.record(self.context.now())),
             queued_on,
-            ..self.observed(self.status().explained(Some(why)))
+            ..self.observed(self.status().waiting(Some(why))?)
         };
         // One that could not take it a moment ago is asked again.
         let pause = if placement.tried.iter().all(|tried| tried.outcome != Outcome::NotReady) {
