@@ -16,10 +16,14 @@ use serde_json::Value;
 use tokio::sync::Mutex;
 
 use super::target::{Credential, Target};
+use crate::answer::{self, ReadError};
 use crate::output::plain;
 
 /// How long one answer may take. The API itself waits at most 10 s, for ports.
 const ANSWER: Duration = Duration::from_secs(60);
+/// The longest answer that is read whole, in bytes, and the longest problem. A service has less memory for an answer.
+const LONGEST: usize = 256 << 20;
+const LONGEST_PROBLEM: usize = 1 << 20;
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long to go on asking a service that says it will be back.
 const RETRY_FOR: Duration = Duration::from_secs(15);
@@ -59,6 +63,22 @@ pub(crate) enum ApiError {
         /// What went wrong.
         source: reqwest::Error,
     },
+    /// The answer is not JSON, or not of the expected form.
+    #[error("the answer of {url} cannot be understood")]
+    NotUnderstood {
+        /// The address.
+        url: Url,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+    /// The answer is longer than any that the service should give.
+    #[error("the answer of {url} is longer than {longest} bytes")]
+    TooLong {
+        /// The address.
+        url: Url,
+        /// The most that is read.
+        longest: usize,
+    },
     /// The service refused.
     #[error("{problem}{}", token_hint(.problem.status, .token_from))]
     Refused {
@@ -74,7 +94,9 @@ impl ApiError {
     pub(crate) fn status(&self) -> Option<StatusCode> {
         match self {
             Self::Refused { problem, .. } => Some(problem.status),
-            Self::Unreachable { .. } | Self::Interrupted { .. } => None,
+            Self::Unreachable { .. } | Self::Interrupted { .. } | Self::TooLong { .. } | Self::NotUnderstood { .. } => {
+                None
+            }
         }
     }
 }
@@ -262,7 +284,7 @@ impl Api {
                     continue;
                 }
             }
-            let body = response.bytes().await.map_err(|error| self.interrupted(error))?;
+            let body = whole(response, LONGEST_PROBLEM).await?;
             let problem = Problem::read(status, &body);
             return Err(ApiError::Refused { problem, token_from: self.token_from.clone() });
         }
@@ -292,7 +314,16 @@ impl Api {
 
 async fn decoded<T: DeserializeOwned>(response: Response) -> Result<T, ApiError> {
     let url = response.url().clone();
-    response.json().await.map_err(|source| ApiError::Interrupted { url, source: source.without_url() })
+    let body = whole(response, LONGEST).await?;
+    serde_json::from_slice(&body).map_err(|source| ApiError::NotUnderstood { url, source })
+}
+
+async fn whole(response: Response, longest: usize) -> Result<Vec<u8>, ApiError> {
+    let url = response.url().clone();
+    answer::read(response, longest).await.map_err(|error| match error {
+        ReadError::TooLong(longest) => ApiError::TooLong { url, longest },
+        ReadError::Broken(source) => ApiError::Interrupted { url, source: source.without_url() },
+    })
 }
 
 fn is_loopback(url: &Url) -> bool {
