@@ -7,8 +7,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use renga_shared::api::LogRecord;
 use renga_shared::domain::Timestamp;
-use reqwest::header::{HeaderMap, LINK, RETRY_AFTER};
+use reqwest::header::{ACCEPT, HeaderMap, LINK, RETRY_AFTER};
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, Url};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -230,6 +231,13 @@ impl Api {
     /// Opens a text that may take any time to come.
     pub(crate) async fn open(&self, path: &[&str], query: &[(&str, &str)]) -> Result<Response, ApiError> {
         self.send_within(self.request(Method::GET, path).query(query), None).await
+    }
+
+    /// Opens logs that may take any time to come: as records, or as a text where the service knows no records.
+    pub(crate) async fn open_logs(&self, path: &[&str], query: &[(&str, &str)]) -> Result<Response, ApiError> {
+        let accept = format!("{}, text/plain;q=0.5", LogRecord::MEDIA_TYPE);
+        let request = self.request(Method::GET, path).query(query).header(ACCEPT, accept);
+        self.send_within(request, None).await
     }
 
     /// What a broken-off answer means.
