@@ -3,9 +3,11 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use renga_shared::auth::discovery::{LONGEST_DOCUMENT, document_url};
 use reqwest::{Client, Response};
+
+use crate::answer::{self, ReadError};
 
 /// A client for an issuer, whose answers may take as long as `answer`.
 pub(crate) fn client(answer: Duration) -> Result<Client> {
@@ -23,10 +25,8 @@ pub(crate) async fn document(http: &Client, issuer: &str) -> Result<(Vec<u8>, St
 /// What is at `url`, of `longest` bytes at most.
 pub(crate) async fn get(http: &Client, url: &str, longest: usize) -> Result<Vec<u8>> {
     let read = async {
-        let answer = http.get(url).send().await.and_then(Response::error_for_status);
-        let whole = answer.map_err(reqwest::Error::without_url)?.bytes().await?;
-        ensure!(whole.len() <= longest, "the answer is longer than {longest} bytes");
-        Ok(whole.to_vec())
+        let answer = http.get(url).send().await.and_then(Response::error_for_status)?;
+        answer::read(answer, longest).await
     };
-    read.await.with_context(|| format!("cannot read {url}"))
+    read.await.map_err(ReadError::without_url).with_context(|| format!("cannot read {url}"))
 }

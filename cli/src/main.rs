@@ -1,5 +1,6 @@
 //! `renga-deployer`: parse, run, report.
 
+mod answer;
 mod args;
 mod client;
 mod commands;

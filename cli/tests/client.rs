@@ -89,6 +89,23 @@ async fn a_cut_connection_loses_and_doubles_nothing() {
 }
 
 #[tokio::test]
+async fn a_cut_connection_to_an_older_service_loses_and_doubles_nothing() {
+    let service = Service::start().await;
+    service.give_texts_only();
+    let line = ["run", "busybox", "--", "say=one", "cut", "say=two", "say=three", "cut", "cut", "say=four", "exit=7"];
+    let (code, out, err) = perform(&service, &line).await;
+    assert_eq!((code, out.as_str()), (7, "one\ntwo\nthree\nfour\n"), "{err}");
+}
+
+#[tokio::test]
+async fn a_log_whose_middle_is_gone_is_followed_where_the_connection_broke() {
+    let service = Service::start().await;
+    let line = ["run", "busybox", "--", "say=one", "say=two", "say=three", "cut=4-8", "say=four", "cut", "say=five"];
+    let (code, out, err) = perform(&service, &line).await;
+    assert_eq!((code, out.as_str()), (0, "one\ntwo\nthree\nfour\nfive\n"), "{err}");
+}
+
+#[tokio::test]
 async fn a_request_whose_answer_was_lost_is_not_done_twice() {
     let service = Service::start().await;
     service.lose_answers(3);

@@ -1,6 +1,7 @@
 //! `token check`: tokens explained by the real program.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -65,4 +66,21 @@ fn what_cannot_be_told_is_said() {
     assert!(code == 2 && told.contains("DEPLOYER_JWT_KEY") && !told.contains("hunter2"), "{told}");
     let (code, told) = check(&[("DEPLOYER_JWT_ISSUER", "http://127.0.0.1:1/realm")]);
     assert!(code == 1 && told.contains("http://127.0.0.1:1/realm/.well-known"), "{told}");
+}
+
+#[test]
+fn an_issuer_whose_answer_never_ends_is_given_up() {
+    let endless = TcpListener::bind("127.0.0.1:0").unwrap();
+    let issuer = format!("http://{}", endless.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for client in endless.incoming() {
+            let mut client = client.unwrap();
+            let _ = client.read(&mut [0; 4096]);
+            let _ = client.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\n\r\n");
+            while client.write_all(&[b' '; 64 << 10]).is_ok() {}
+        }
+    });
+    let temp = tempfile::tempdir().unwrap();
+    let (code, told) = perform(temp.path(), &["token", "check"], &[("DEPLOYER_JWT_ISSUER", &issuer)], "x.y.z");
+    assert!(code == 1 && told.contains("longer than"), "{told}");
 }

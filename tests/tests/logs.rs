@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use renga_shared::api::LogRecord;
 use renga_shared::sql::Database as _;
 use renga_shared::sql::logs::LogStream::{Stderr, Stdout};
 use renga_tests::client::Execution;
@@ -16,6 +17,7 @@ on_each_database! {
     are_read_as_they_were_written,
     are_read_from_their_end,
     say_what_was_cut,
+    are_gone_on_with_at_a_position,
     are_followed_as_they_are_written,
     are_followed_until_the_execution_ends,
     are_read_by_many_who_are_slow,
@@ -106,6 +108,49 @@ async fn say_what_was_cut(deployment: &Deployment) -> Result<()> {
     let cut = "first\nhalf a li\n[renga: 1000 bytes of log were cut here]\nne\nlast\n";
     assert_eq!(deployment.client.logs(&execution, "").await?, cut);
     assert_eq!(deployment.client.logs(&execution, "?tail=1").await?, "last\n");
+    Ok(())
+}
+
+async fn are_gone_on_with_at_a_position(deployment: &Deployment) -> Result<()> {
+    let client = &deployment.client;
+    let (execution, mut hand) = execution(deployment).await?;
+    let path = format!("{}/logs", execution.path);
+    let records = async |query: &str| {
+        let request = client.request(Method::GET, &format!("{path}{query}")).header("Accept", "application/x-ndjson");
+        let answer = client.send(request).await?;
+        assert_eq!(answer.header("content-type"), "application/x-ndjson");
+        let record = |line: &str| {
+            let record: LogRecord = serde_json::from_str(line)?;
+            anyhow::Ok((record.next, String::from_utf8(record.text().context("no base64")?)?))
+        };
+        answer.body.lines().map(record).collect::<Result<Vec<_>>>()
+    };
+    assert_eq!(records("").await?, []);
+    hand.print("one\ntwo\n").await?;
+    hand.print("thr").await?;
+    assert_eq!(records("").await?, [(8, "one\ntwo\n".to_owned()), (11, "thr".to_owned())]);
+    assert_eq!(records("?offset=11").await?, []);
+    hand.print("ee\n").await?;
+    hand.cut(1_000);
+    hand.print("last\n").await?;
+    let cut = "\n[renga: 1000 bytes of log were cut here]\nlast\n";
+    let after = |text: &str| vec![(14, text.to_owned()), (1_019, cut.to_owned())];
+    assert_eq!(records("?offset=11").await?, after("ee\n"));
+    // In the middle of what was written at once.
+    assert_eq!(records("?offset=12").await?, after("e\n"));
+    assert_eq!(client.logs(&execution, "?offset=4").await?, format!("two\nthree\n{cut}"));
+    // Where nothing is any more, and where nothing is yet.
+    let rest = "\n[renga: 600 bytes of log were cut here]\nlast\n".to_owned();
+    assert_eq!(records("?offset=414").await?, [(1_019, rest)]);
+    assert_eq!(records("?offset=1019").await?, []);
+    assert_eq!(records("?offset=99999").await?, []);
+    // A line that goes on has had its time.
+    let timed = records("?offset=11&timestamps=true").await?;
+    assert_eq!(timed[0], (14, "ee\n".to_owned()));
+    assert!(timed[1].1.ends_with("Z last\n"), "{timed:?}");
+    let both = client.ask(Method::GET, &format!("{path}?offset=1&tail=1")).await?;
+    assert_eq!(both.bad_fields(400)?, ["?offset"]);
+    assert_eq!(client.ask(Method::GET, &format!("{path}?offset=-1")).await?.bad_fields(400)?, ["?offset"]);
     Ok(())
 }
 

@@ -28,7 +28,7 @@ impl Tokens {
                 subject: OWNER.to_owned(),
                 scopes: None,
                 expires: Timestamp(i64::MAX),
-                claims: Vec::new(),
+                claims: [].into(),
             });
         }
         self.0.principal(db, token).await

@@ -7,8 +7,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use renga_shared::api::LogRecord;
 use renga_shared::domain::Timestamp;
-use reqwest::header::{HeaderMap, LINK, RETRY_AFTER};
+use reqwest::header::{ACCEPT, HeaderMap, LINK, RETRY_AFTER};
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, Url};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -16,10 +17,14 @@ use serde_json::Value;
 use tokio::sync::Mutex;
 
 use super::target::{Credential, Target};
+use crate::answer::{self, ReadError};
 use crate::output::plain;
 
 /// How long one answer may take. The API itself waits at most 10 s, for ports.
 const ANSWER: Duration = Duration::from_secs(60);
+/// The longest answer that is read whole, in bytes, and the longest problem. A service has less memory for an answer.
+const LONGEST: usize = 256 << 20;
+const LONGEST_PROBLEM: usize = 1 << 20;
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long to go on asking a service that says it will be back.
 const RETRY_FOR: Duration = Duration::from_secs(15);
@@ -59,6 +64,22 @@ pub(crate) enum ApiError {
         /// What went wrong.
         source: reqwest::Error,
     },
+    /// The answer is not JSON, or not of the expected form.
+    #[error("the answer of {url} cannot be understood")]
+    NotUnderstood {
+        /// The address.
+        url: Url,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+    /// The answer is longer than any that the service should give.
+    #[error("the answer of {url} is longer than {longest} bytes")]
+    TooLong {
+        /// The address.
+        url: Url,
+        /// The most that is read.
+        longest: usize,
+    },
     /// The service refused.
     #[error("{problem}{}", token_hint(.problem.status, .token_from))]
     Refused {
@@ -74,7 +95,9 @@ impl ApiError {
     pub(crate) fn status(&self) -> Option<StatusCode> {
         match self {
             Self::Refused { problem, .. } => Some(problem.status),
-            Self::Unreachable { .. } | Self::Interrupted { .. } => None,
+            Self::Unreachable { .. } | Self::Interrupted { .. } | Self::TooLong { .. } | Self::NotUnderstood { .. } => {
+                None
+            }
         }
     }
 }
@@ -210,6 +233,13 @@ impl Api {
         self.send_within(self.request(Method::GET, path).query(query), None).await
     }
 
+    /// Opens logs that may take any time to come: as records, or as a text where the service knows no records.
+    pub(crate) async fn open_logs(&self, path: &[&str], query: &[(&str, &str)]) -> Result<Response, ApiError> {
+        let accept = format!("{}, text/plain;q=0.5", LogRecord::MEDIA_TYPE);
+        let request = self.request(Method::GET, path).query(query).header(ACCEPT, accept);
+        self.send_within(request, None).await
+    }
+
     /// What a broken-off answer means.
     pub(crate) fn interrupted(&self, source: reqwest::Error) -> ApiError {
         ApiError::Interrupted { url: self.url.clone(), source }
@@ -262,7 +292,7 @@ impl Api {
                     continue;
                 }
             }
-            let body = response.bytes().await.map_err(|error| self.interrupted(error))?;
+            let body = whole(response, LONGEST_PROBLEM).await?;
             let problem = Problem::read(status, &body);
             return Err(ApiError::Refused { problem, token_from: self.token_from.clone() });
         }
@@ -292,7 +322,16 @@ impl Api {
 
 async fn decoded<T: DeserializeOwned>(response: Response) -> Result<T, ApiError> {
     let url = response.url().clone();
-    response.json().await.map_err(|source| ApiError::Interrupted { url, source: source.without_url() })
+    let body = whole(response, LONGEST).await?;
+    serde_json::from_slice(&body).map_err(|source| ApiError::NotUnderstood { url, source })
+}
+
+async fn whole(response: Response, longest: usize) -> Result<Vec<u8>, ApiError> {
+    let url = response.url().clone();
+    answer::read(response, longest).await.map_err(|error| match error {
+        ReadError::TooLong(longest) => ApiError::TooLong { url, longest },
+        ReadError::Broken(source) => ApiError::Interrupted { url, source: source.without_url() },
+    })
 }
 
 fn is_loopback(url: &Url) -> bool {

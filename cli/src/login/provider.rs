@@ -12,10 +12,13 @@ use oauth2::{
 };
 use renga_shared::auth::discovery::{endpoint, is_issuer_url};
 
+use crate::answer::{self, ReadError};
 use crate::discovery;
 
 /// How long one answer of an issuer may take.
 const ANSWER: Duration = Duration::from_secs(20);
+/// The longest answer of its endpoints, in bytes: a few tokens.
+const LONGEST_ANSWER: usize = 1 << 20;
 
 /// An issuer, and who asks it.
 pub(super) struct Provider {
@@ -27,7 +30,7 @@ pub(super) type Client = BasicClient<EndpointSet, EndpointMaybeSet, EndpointNotS
 
 /// What the flows of the library send through.
 pub(super) type Send = Box<dyn Fn(HttpRequest) -> Sending>;
-type Sending = Pin<Box<dyn Future<Output = Result<HttpResponse, reqwest::Error>>>>;
+type Sending = Pin<Box<dyn Future<Output = Result<HttpResponse, ReadError>>>>;
 
 impl Provider {
     /// Finds an issuer's endpoints for `client_id`, a public client.
@@ -52,7 +55,7 @@ impl Provider {
             Box::pin(async move {
                 let answer = http.execute(request.try_into()?).await?;
                 let (status, headers) = (answer.status(), answer.headers().clone());
-                let mut whole = HttpResponse::new(answer.bytes().await?.to_vec());
+                let mut whole = HttpResponse::new(answer::read(answer, LONGEST_ANSWER).await?);
                 (*whole.status_mut(), *whole.headers_mut()) = (status, headers);
                 Ok(whole)
             })
@@ -68,7 +71,7 @@ impl Provider {
 
 /// What went wrong, in the issuer's words where it has any, without what was sent.
 pub(super) fn refused<T: oauth2::ErrorResponse + std::fmt::Display + 'static>(
-    error: RequestTokenError<reqwest::Error, T>,
+    error: RequestTokenError<ReadError, T>,
 ) -> anyhow::Error {
     match error {
         RequestTokenError::ServerResponse(said) => anyhow::anyhow!("the issuer refuses: {said}"),

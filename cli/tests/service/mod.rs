@@ -1,12 +1,13 @@
 //! A small service that behaves like the API, for the client commands to talk to over a real socket.
 //!
 //! Its containers are threads of its own: the words of an execution's command are what it does, one after another.
-//! `say=TEXT` writes a line, `cut` breaks every connection that follows it, `deaf` makes it ignore a stop, `forever` waits for one,
+//! `say=TEXT` writes a line, `cut` breaks every connection that follows it (`cut=A-B`: and those bytes of its log are gone), `deaf` makes it ignore a stop, `forever` waits for one,
 //! `exit=N` ends it. The image `missing` cannot be run. Pages hold two rows, so that every list has several.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use futures::stream;
+use renga_shared::api::LogRecord;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -41,6 +43,8 @@ struct Rows {
     keys: HashMap<String, Value>,
     /// How many answers to POSTs still get lost, once what they asked for is done.
     lost_answers: usize,
+    /// It knows logs as texts only.
+    texts_only: bool,
 }
 
 struct Execution {
@@ -49,6 +53,8 @@ struct Execution {
     wish: Value,
     status: Value,
     logs: Vec<u8>,
+    /// Bytes of the log that are no longer stored.
+    gone: Range<usize>,
     cuts: usize,
     stop: bool,
     removed: bool,
@@ -78,6 +84,11 @@ impl Service {
     /// From now on so many answers to POSTs get lost.
     pub(crate) fn lose_answers(&self, count: usize) {
         self.records.rows().lost_answers = count;
+    }
+
+    /// From now on it gives logs as texts only, as older services do.
+    pub(crate) fn give_texts_only(&self) {
+        self.records.rows().texts_only = true;
     }
 
     pub(crate) fn execution_ids(&self) -> Vec<String> {
@@ -144,7 +155,12 @@ impl Records {
                 // A follower that waits for more is cut off; what it has not been given yet, it asks for again.
                 "cut" => {
                     tokio::time::sleep(Duration::from_millis(100)).await;
-                    self.change(&id, |execution| execution.cuts += 1);
+                    self.change(&id, |execution| {
+                        execution.cuts += 1;
+                        if let Some((from, to)) = text.split_once('-') {
+                            execution.gone = from.parse().unwrap()..to.parse().unwrap();
+                        }
+                    });
                 }
                 "deaf" => deaf = true,
                 "forever" => loop {
@@ -185,6 +201,18 @@ impl Execution {
             "engine": self.wish.get("engine"), "namespace": "default", "environment": {},
             "state": state, "status": self.status,
         })
+    }
+
+    /// What is stored of the log from a byte on, and the byte after it. A text counts the bytes of what it gives.
+    fn stored(&self, from: usize, records: bool) -> (Vec<u8>, usize) {
+        if !records {
+            let told = format!("\n[renga: {} bytes of log were cut here]\n", self.gone.len());
+            let told = if self.gone.is_empty() { "" } else { &told };
+            let all = [&self.logs[..self.gone.start], told.as_bytes(), &self.logs[self.gone.end..]].concat();
+            return (all[from..].to_vec(), all.len());
+        }
+        let from = if self.gone.contains(&from) { self.gone.end } else { from };
+        (self.logs[from..].to_vec(), self.logs.len())
     }
 
     fn has_ended(&self) -> bool {
@@ -301,6 +329,7 @@ async fn create_execution(
                 wish,
                 status: json!({"phase": "pending"}),
                 logs: Vec::new(),
+                gone: 0..0,
                 cuts: 0,
                 stop: false,
                 removed: false,
@@ -349,6 +378,7 @@ async fn logs(
     State(records): State<Records>,
     Path((_, id)): Ids,
     Query(query): Query<HashMap<String, String>>,
+    headers: HeaderMap,
 ) -> Response {
     let Some((removed, cuts)) = records.change(&id, |execution| (execution.removed, execution.cuts)) else {
         return not_found();
@@ -360,20 +390,24 @@ async fn logs(
         let all = records.change(&id, |execution| execution.logs.clone()).unwrap();
         return Response::new(Body::from(all));
     }
+    let accept = headers.get(header::ACCEPT).map(|kinds| kinds.to_str().unwrap().to_owned());
+    let as_records = accept.is_some_and(|kinds| LogRecord::are_accepted(&kinds)) && !records.rows().texts_only;
+    let from: usize = query.get("offset").map_or(0, |offset| offset.parse().unwrap());
     let changes = records.0.1.subscribe();
-    let chunks = stream::try_unfold((records, id, 0, changes), move |(records, id, sent, mut changes)| async move {
+    let chunks = stream::try_unfold((records, id, from, changes), move |(records, id, sent, mut changes)| async move {
         loop {
-            let (new, ended, cut) = {
+            let ((new, next), ended, cut) = {
                 let rows = records.rows();
                 let execution = rows.executions.iter().find(|execution| execution.id == id).unwrap();
-                (execution.logs[sent..].to_vec(), execution.has_ended(), execution.cuts > cuts)
+                (execution.stored(sent, as_records), execution.has_ended(), execution.cuts > cuts)
             };
             if cut {
                 return Err(std::io::Error::other("the connection is cut"));
             }
             if !new.is_empty() {
-                let sent = sent + new.len();
-                return Ok(Some((Bytes::from(new), (records, id, sent, changes))));
+                let record = || serde_json::to_string(&LogRecord::new(next as i64, &new)).unwrap() + "\n";
+                let sent = if as_records { Bytes::from(record()) } else { Bytes::from(new) };
+                return Ok(Some((sent, (records, id, next, changes))));
             }
             if ended {
                 return Ok(None);
@@ -382,5 +416,9 @@ async fn logs(
         }
     });
     let body: Result<_, Infallible> = Ok(Body::from_stream(chunks));
-    body.map(Response::new).unwrap_or_else(|never| match never {})
+    let mut answer = body.map(Response::new).unwrap_or_else(|never| match never {});
+    if as_records {
+        answer.headers_mut().insert(header::CONTENT_TYPE, LogRecord::MEDIA_TYPE.parse().unwrap());
+    }
+    answer
 }

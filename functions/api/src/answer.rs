@@ -31,11 +31,11 @@ impl Answer {
         Ok(Self { status, headers: vec![kind], body: Body::Whole(json) })
     }
 
-    /// A text that somebody else wrote, and what to write it to.
-    pub(crate) fn text() -> (Self, BodyWriter) {
+    /// Something that somebody else wrote, of the media type `kind`, and what to write it to.
+    pub(crate) fn stream(kind: &str) -> (Self, BodyWriter) {
         let (writer, contents, end) = BodyWriter::new();
         let headers = vec![
-            (header::CONTENT_TYPE, "text/plain; charset=utf-8".to_owned()),
+            (header::CONTENT_TYPE, kind.to_owned()),
             // A browser that guessed might find a page with scripts in it.
             (header::X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
         ];

@@ -73,7 +73,7 @@ pub(crate) async fn create(asked: Asked<'_>, context: &str) -> Result<Answer, Pr
         }
     };
     let environment = serde_json::to_string(&wanted.environment).map_err(|error| internal(&error))?;
-    let claims = serde_json::to_string(&principal.claims).map_err(|error| internal(&error))?;
+    let claims = serde_json::to_string(&*principal.claims).map_err(|error| internal(&error))?;
     let engine = wanted.engine.as_ref().map(EngineName::as_str);
     let digest = digest(&[&context.to_string(), engine.unwrap_or_default(), &wanted.namespace, &environment]);
     let visible = instance.visible(&principal);

@@ -7,7 +7,8 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use renga_shared::api::{LogsQuery, Problem, rfc3339_nanos};
+use http::header;
+use renga_shared::api::{LogRecord, LogsQuery, Problem, rfc3339_nanos};
 use renga_shared::auth::Scope;
 use renga_shared::domain::{ContextId, ExecutionId, Wanted};
 use renga_shared::sql::executions::{self, ExecutionRow};
@@ -37,20 +38,24 @@ pub(crate) async fn get(asked: &Asked<'_>, path: &ExecutionPath) -> Result<Answe
         return Err(Problem::not_found());
     }
     let instance = Instance::get().await?;
-    let start = match query.tail {
-        Some(lines) => tail_start(&instance, row.id, lines).await.map_err(database)?,
-        None => Start::default(),
+    let start = match (query.tail, query.offset) {
+        (Some(lines), _) => tail_start(&instance, row.id, lines).await.map_err(database)?,
+        (None, Some(offset)) => offset_start(&instance, row.id, offset).await.map_err(database)?,
+        (None, None) => Start::default(),
     };
     // Read before the answer begins: a database that is away is still told.
     let first = logs::after(&instance.database, row.id, start.sequence, BATCH).await.map_err(database)?;
-    let (answer, to) = Answer::text();
+    let accepted = asked.header(header::ACCEPT.as_str());
+    let records = accepted.iter().any(|kinds| std::str::from_utf8(kinds).is_ok_and(LogRecord::are_accepted));
+    let (answer, to) = Answer::stream(if records { LogRecord::MEDIA_TYPE } else { "text/plain; charset=utf-8" });
     let reader = Reader {
         instance,
         context: row.context,
         execution: row.id,
         follow: query.follow,
         sequence: start.sequence,
-        text: Text::new(query, start.skip),
+        text: Text::new(query, &start),
+        records,
         to,
     };
     spin_sdk::wasip3::spawn(reader.run(Batch { ended: !query.follow || has_ended(&row), chunks: first }));
@@ -61,13 +66,37 @@ fn has_ended(row: &ExecutionRow) -> bool {
     row.wanted == Wanted::Removed || row.status.phase().is_terminal()
 }
 
-/// Where the last lines begin.
+/// Where an answer begins.
 #[derive(Default)]
 struct Start {
-    /// The chunk before the one that they begin in.
+    /// The chunk before the one that it begins in.
     sequence: i64,
-    /// How many bytes of the next chunk come before them.
+    /// How many bytes of the next chunk come before it.
     skip: usize,
+    /// What the reader has had of all that was written; 0: nothing, or it does not say.
+    end: i64,
+    /// The chunk before, where all of it was sent: a line of it may go on.
+    before: Option<Chunk>,
+}
+
+/// Where the reader goes on who has had everything before `offset`, or has seen it cut.
+async fn offset_start(instance: &Instance, id: ExecutionId, offset: i64) -> Result<Start, DatabaseError> {
+    let reaching = logs::reaching(&instance.database, id, offset).await?;
+    if let Some(chunk) = reaching.as_ref().filter(|chunk| chunk.start < offset) {
+        let skip = usize::try_from(offset - chunk.start).unwrap_or(usize::MAX);
+        return Ok(Start { sequence: chunk.sequence - 1, skip, end: offset, before: None });
+    }
+    let next = reaching.map_or(i64::MAX, |chunk| chunk.sequence);
+    let before = logs::before(&instance.database, id, next, 1).await?.into_iter().next();
+    match before {
+        // It was written since the first look.
+        Some(chunk) if chunk.start + chunk.length > offset => {
+            let skip = usize::try_from(offset - chunk.start).unwrap_or(0);
+            Ok(Start { sequence: chunk.sequence - 1, skip, end: offset, before: None })
+        }
+        Some(chunk) => Ok(Start { sequence: chunk.sequence, skip: 0, end: offset, before: Some(chunk) }),
+        None => Ok(Start { end: offset, ..Start::default() }),
+    }
 }
 
 /// Reads backwards until enough line ends have passed.
@@ -90,7 +119,7 @@ async fn tail_start(instance: &Instance, id: ExecutionId, lines: usize) -> Resul
                 if ends_a_line || wanted == 0 {
                     if wanted <= 1 {
                         let skip = if wanted == 0 { text.len() } else { index + 1 };
-                        return Ok(Start { sequence: chunk.sequence - 1, skip });
+                        return Ok(Start { sequence: chunk.sequence - 1, skip, ..Start::default() });
                     }
                     wanted -= 1;
                 }
@@ -115,6 +144,8 @@ struct Reader {
     /// The last chunk that was sent.
     sequence: i64,
     text: Text,
+    /// Whether they are sent as records.
+    records: bool,
     to: BodyWriter,
 }
 
@@ -124,7 +155,12 @@ impl Reader {
         let mut batch = first;
         loop {
             for chunk in &batch.chunks {
-                let text = self.text.of(chunk);
+                let mut text = self.text.of(chunk);
+                if self.records && !text.is_empty() {
+                    // A record of a number and base64 always has a JSON form.
+                    text = serde_json::to_vec(&LogRecord::new(self.text.end, &text)).unwrap_or_default();
+                    text.push(b'\n');
+                }
                 self.sequence = chunk.sequence;
                 if !self.to.stream_writer.write_all(text).await.is_empty() {
                     return;
@@ -194,8 +230,19 @@ struct Text {
 }
 
 impl Text {
-    fn new(query: LogsQuery, skip: usize) -> Self {
-        Self { query, skip, end: 0, begins: [true; 2] }
+    fn new(query: LogsQuery, start: &Start) -> Self {
+        let mut text = Self { query, skip: start.skip, end: start.end, begins: [true; 2] };
+        if let Some(before) = start.before.as_ref().filter(|before| before.start + before.length == start.end) {
+            Frame::decode(&before.frames).for_each(|frame| text.passed(frame.stream, frame.bytes));
+        }
+        text
+    }
+
+    /// These bytes come before those that are sent.
+    fn passed(&mut self, stream: LogStream, bytes: &[u8]) {
+        if let Some(last) = bytes.last() {
+            self.begins[usize::from(stream == LogStream::Stderr)] = *last == b'\n';
+        }
     }
 
     fn of(&mut self, chunk: &Chunk) -> Vec<u8> {
@@ -210,6 +257,7 @@ impl Text {
         for frame in Frame::decode(&chunk.frames) {
             let skipped = self.skip.min(frame.bytes.len());
             self.skip -= skipped;
+            self.passed(frame.stream, &frame.bytes[..skipped]);
             let frame = Frame { bytes: &frame.bytes[skipped..], ..frame };
             let before = self.query.since.is_some_and(|since| frame.nanos < since.0.saturating_mul(1_000));
             if !frame.bytes.is_empty() && !before {

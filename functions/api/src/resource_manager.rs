@@ -54,7 +54,8 @@ impl ResourceManager {
         // What is refused is asked for again: a refusal may be mended at any time.
         let wanted = asked.scopes();
         if principal.scopes.is_some_and(|scopes| wanted.missing_from(scopes).is_empty()) {
-            self.granted.borrow_mut().insert(&remembered, principal.clone(), principal.expires);
+            let (expires, weight) = (principal.expires, principal.weight());
+            self.granted.borrow_mut().insert_weighing(&remembered, principal.clone(), expires, weight);
         }
         Ok(principal)
     }

@@ -65,7 +65,8 @@ impl Tokens {
             return Ok(principal.clone());
         }
         let principal = self.verify(db, token).await?;
-        self.verified.borrow_mut().insert(token, principal.clone(), principal.expires);
+        let (expires, weight) = (principal.expires, principal.weight());
+        self.verified.borrow_mut().insert_weighing(token, principal.clone(), expires, weight);
         Ok(principal)
     }
 

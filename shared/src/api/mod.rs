@@ -2,6 +2,7 @@
 
 mod bodies;
 mod json;
+mod log_record;
 mod problem;
 mod query;
 mod time;
@@ -10,6 +11,7 @@ pub use bodies::{
     ContextBody, ContextList, EngineBody, EngineList, ExecutionBody, ExecutionList, PortBody, PortList, StatusBody,
 };
 pub use json::parse_json;
+pub use log_record::LogRecord;
 pub use problem::Problem;
 pub use query::{ExecutionQuery, ListQuery, LogsQuery, idempotency_key, wait_preference};
 pub use time::{parse_rfc3339, rfc3339, rfc3339_nanos};

@@ -49,6 +49,8 @@ pub struct LogsQuery {
     pub since: Option<Timestamp>,
     /// Begin each line with its time.
     pub timestamps: bool,
+    /// Only what comes after this position in all that was written, as a [`LogRecord`](super::LogRecord) tells it.
+    pub offset: Option<i64>,
 }
 
 impl ListQuery {
@@ -142,7 +144,14 @@ impl LogsQuery {
                 parse_rfc3339(&text.replace(' ', "+"))
             }),
             timestamps: parameters.read("timestamps", "must be true or false", truth).unwrap_or(false),
+            offset: parameters.read("offset", "must be a position that a record of the logs told", |text| {
+                whole_number(text).and_then(|offset| i64::try_from(offset).ok())
+            }),
         };
+        if logs.tail.is_some() && logs.offset.is_some() {
+            let detail = "cannot stand beside tail: both say where to begin".to_owned();
+            parameters.problems.push(FieldError { pointer: "?offset".to_owned(), detail });
+        }
         parameters.finish(logs)
     }
 }

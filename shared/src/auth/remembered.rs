@@ -17,6 +17,8 @@ pub struct Remembered<V = Principal> {
     most: usize,
     /// Those that were used since the last turn; what is not used for a whole turn is forgotten.
     recent: HashMap<Key, Known<V>>,
+    /// What the recent ones weigh together.
+    weight: usize,
     older: HashMap<Key, Known<V>>,
 }
 
@@ -24,12 +26,13 @@ pub struct Remembered<V = Principal> {
 struct Known<V> {
     value: V,
     until: Timestamp,
+    weight: usize,
 }
 
 impl<V> Remembered<V> {
     /// Remembers at most `most` tokens.
     pub fn new(most: usize) -> Self {
-        Self { most, recent: HashMap::new(), older: HashMap::new() }
+        Self { most, recent: HashMap::new(), weight: 0, older: HashMap::new() }
     }
 
     /// What is known of this token, if it is remembered `now`.
@@ -40,21 +43,35 @@ impl<V> Remembered<V> {
             self.put(key, known);
         }
         if self.recent.get(&key).is_some_and(|known| known.until <= now) {
-            self.recent.remove(&key);
+            self.forget(&key);
         }
         self.recent.get(&key).map(|known| &known.value)
     }
 
     /// Remembers what was found out about a token.
     pub fn insert(&mut self, token: &str, value: V, until: Timestamp) {
-        self.put(Sha256::digest(token).into(), Known { value, until });
+        self.insert_weighing(token, value, until, 1);
+    }
+
+    /// The same for a value that takes the room of `weight` others.
+    pub fn insert_weighing(&mut self, token: &str, value: V, until: Timestamp, weight: usize) {
+        self.put(Sha256::digest(token).into(), Known { value, until, weight });
     }
 
     fn put(&mut self, key: Key, known: Known<V>) {
-        if self.recent.len() >= self.most / 2 {
+        if self.weight >= self.most / 2 {
             self.older = std::mem::take(&mut self.recent);
+            self.weight = 0;
         }
+        self.forget(&key);
+        self.weight += known.weight;
         self.recent.insert(key, known);
+    }
+
+    fn forget(&mut self, key: &Key) {
+        if let Some(known) = self.recent.remove(key) {
+            self.weight -= known.weight;
+        }
     }
 
     /// How many are remembered.
@@ -91,5 +108,17 @@ mod tests {
             assert!(remembered.get("used", Timestamp(0)).is_some(), "after {number}");
             assert!(remembered.len() <= 100);
         }
+    }
+
+    #[test]
+    fn what_takes_more_room_leaves_room_for_fewer() {
+        let mut remembered = Remembered::new(100);
+        for number in 0..1_000 {
+            remembered.insert_weighing(&number.to_string(), (), Timestamp(100), 10);
+            // The same again takes no more.
+            remembered.insert_weighing(&number.to_string(), (), Timestamp(100), 10);
+            assert!(remembered.len() <= 10, "{}", remembered.len());
+        }
+        assert!(remembered.get("999", Timestamp(0)).is_some());
     }
 }

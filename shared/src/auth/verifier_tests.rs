@@ -69,7 +69,7 @@ fn a_good_token_tells_who_asks() {
             subject: "alice".into(),
             scopes: Some(ScopeSet::of(&[Scope::ContextsRead])),
             expires: Timestamp((SECOND + 130) * 1_000_000),
-            claims: vec![Claim::parse("sub:alice").unwrap()],
+            claims: [Claim::parse("sub:alice").unwrap()].into(),
         }
     );
 }

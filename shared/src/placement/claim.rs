@@ -5,8 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// The most claims that are kept of a token, and the longest one in bytes. More is a mistake in the issuer, or worse.
-pub const MOST_CLAIMS: usize = 256;
+/// The longest claim in bytes. An engine cannot require a longer one, because its configuration is read by the same rule.
 const LONGEST: usize = 256;
 
 /// `role:gpu-users`, `group:/physics`, `client:notebooks` or `sub:…`: one thing that a token says of its user.
@@ -36,8 +35,12 @@ impl Claim {
         &self.0
     }
 
-    /// What a verified token says: its subject, client (`azp`), roles (`roles`, Keycloak's `realm_access` and
+    /// What a verified token says, in this order: its subject, client (`azp`), roles (`roles`, Keycloak's `realm_access` and
     /// `resource_access`) and groups (`groups`).
+    ///
+    /// Everything that an engine can require is kept, however much it is: a claim that was left out would shut its user out
+    /// of an engine. What bounds it is the token, which is at most
+    /// [`LONGEST_TOKEN`](crate::auth::LONGEST_TOKEN) bytes: each claim stands in it.
     pub fn of(token: &Map<String, Value>) -> Vec<Self> {
         let texts = |value: Option<&Value>| match value {
             Some(Value::Array(values)) => values.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
@@ -54,15 +57,12 @@ impl Claim {
             ("role", roles),
             ("group", texts(token.get("groups"))),
         ];
-        let mut claims: Vec<Self> = said
-            .into_iter()
-            .flat_map(|(kind, values)| values.into_iter().map(move |value| format!("{kind}:{value}")))
-            .filter_map(|text| Self::parse(&text).ok())
-            .collect();
-        claims.sort();
-        claims.dedup();
-        claims.truncate(MOST_CLAIMS);
-        claims
+        let of_kind = |(kind, mut values): (&str, Vec<String>)| {
+            values.sort();
+            values.dedup();
+            values.into_iter().filter_map(|value| Self::parse(&format!("{kind}:{value}")).ok()).collect::<Vec<_>>()
+        };
+        said.into_iter().flat_map(of_kind).collect()
     }
 }
 
@@ -85,7 +85,19 @@ mod tests {
         });
         let Value::Object(token) = token else { panic!() };
         let said: Vec<String> = Claim::of(&token).iter().map(Claim::to_string).collect();
-        assert_eq!(said, ["client:notebooks", "group:/physics", "role:a", "role:b", "role:gpu-users", "sub:alice"]);
+        assert_eq!(said, ["sub:alice", "client:notebooks", "role:a", "role:b", "role:gpu-users", "group:/physics"]);
+    }
+
+    #[test]
+    fn nobody_loses_a_role_by_having_many_groups() {
+        let groups: Vec<String> = (0..1_000).map(|number| format!("/g{number}")).collect();
+        let token = json!({"sub": "alice", "azp": "notebooks", "groups": groups, "roles": ["gpu-users"]});
+        let Value::Object(token) = token else { panic!() };
+        let claims = Claim::of(&token);
+        for said in ["sub:alice", "client:notebooks", "role:gpu-users", "group:/g0", "group:/g999"] {
+            assert!(claims.contains(&Claim::parse(said).unwrap()), "{said} is lost");
+        }
+        assert_eq!(claims.len(), 1_003);
     }
 
     #[test]

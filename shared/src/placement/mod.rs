@@ -12,7 +12,7 @@ mod needs;
 mod offer;
 mod record;
 
-pub use claim::{BadClaim, Claim, MOST_CLAIMS};
+pub use claim::{BadClaim, Claim};
 pub use decide::{Asked, Considered, Decision, Rank, Verdict, decide};
 pub use needs::{Needs, Volumes};
 pub use offer::{Amount, Candidate, Capacity, Namespaces, Offer, Queue, Room, Usage};

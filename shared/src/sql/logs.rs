@@ -104,6 +104,11 @@ static BEFORE: Statement = Statement::new(
      WHERE execution_id = {uuid 1} AND sequence < {int 2} ORDER BY sequence DESC LIMIT {int 3}",
 );
 
+static REACHING: Statement = Statement::new(
+    "SELECT sequence, start, length, last_at, frames FROM log_chunks \
+     WHERE execution_id = {uuid 1} AND start + length > {int 2} ORDER BY sequence LIMIT {int 3}",
+);
+
 static SIZES: Statement =
     Statement::new("SELECT sequence, length, last_at FROM log_chunks WHERE execution_id = {uuid 1} ORDER BY sequence");
 
@@ -154,6 +159,11 @@ pub async fn before(
     limit: u32,
 ) -> Result<Vec<Chunk>, DatabaseError> {
     chunks(db, &BEFORE, id, sequence, limit).await
+}
+
+/// The first chunk that reaches beyond `offset` in all that the execution wrote.
+pub async fn reaching(db: &impl Database, id: ExecutionId, offset: i64) -> Result<Option<Chunk>, DatabaseError> {
+    Ok(chunks(db, &REACHING, id, offset, 1).await?.into_iter().next())
 }
 
 async fn chunks(

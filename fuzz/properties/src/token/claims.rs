@@ -57,7 +57,7 @@ impl Chosen {
             subject: claims["sub"].as_str().unwrap_or_default().to_owned(),
             scopes: Some(scopes),
             expires: Timestamp((claims["exp"].as_i64().unwrap_or_default() + LEEWAY) * 1_000_000),
-            claims: Claim::of(claims.as_object().unwrap_or(&Map::new())),
+            claims: Claim::of(claims.as_object().unwrap_or(&Map::new())).into(),
         });
         Self { header, claims, expected }
     }
