@@ -185,7 +185,7 @@ fn away(context: &Context, engine: &Candidate) -> Option<Why> {
 
 impl Load {
     async fn read(context: &Context, now: Timestamp, changes: u64) -> Result<Self, DatabaseError> {
-        let rows = engines::list(&context.db).await?;
+        let rows = engines::list(&context.db, now).await?;
         let mut queues = BTreeMap::new();
         let mut known = Vec::new();
         for served in context.engines.iter() {

@@ -79,7 +79,8 @@ pub(super) async fn keeps_the_limit_of_an_engine(db: &impl Database) {
     assert!(try_to_place(db, ids[3], &engine, Some(2)).await, "the place of one in the middle is used again");
     assert!(!try_to_place(db, ids[3], &engine, None).await, "what is placed is not placed again");
 
-    let row = async || engines::list(db).await.unwrap().into_iter().find(|row| row.name == engine).unwrap();
+    let now = time.now();
+    let row = async || engines::list(db, now).await.unwrap().into_iter().find(|row| row.name == engine).unwrap();
     let usage = row().await.usage;
     assert_eq!((usage.placed, usage.running, usage.waiting), (2, 0, 0));
     assert_eq!((usage.cpu_millis, usage.memory_bytes, usage.gpus), (1_000, 2_000, 2));
@@ -104,13 +105,14 @@ pub(super) async fn adds_up_amounts_that_no_sum_can_hold(db: &impl Database) {
     let engine = named("hoard");
     engines::put(db, &engine, "fake", Ok("1"), time.now()).await.unwrap();
     let most = |name: &str| (name.to_owned(), Amount(i64::MAX));
-    let needs = Needs { resources: ["cpu", "memory", "nvidia.com/gpu"].map(most).into(), ..Needs::default() };
+    let needs =
+        Needs { resources: ["cpu", "memory", "nvidia.com/gpu"].map(most).into(), ..Needs::default() };
     for _ in 0..3 {
         let id = waiting(db, &mut time, "alice").await;
         let placing = Placing { engine: &engine, placement: r#"{"engine":"x"}"#, max: None, needs: &needs };
         place(db, HOLDER, id, revision(db, id).await, &placing).await.unwrap().unwrap();
     }
-    let usage = engines::list(db).await.unwrap().into_iter().find(|row| row.name == engine).unwrap().usage;
+    let usage = engines::list(db, time.now()).await.unwrap().into_iter().find(|row| row.name == engine).unwrap().usage;
     assert_eq!((usage.placed, usage.cpu_millis, usage.memory_bytes), (3, i64::MAX, i64::MAX));
     let total = [most("cpu"), most("memory")].into();
     let free = Room { total, ..Room::default() }.less(&usage).free;
@@ -142,7 +144,7 @@ pub(super) async fn takes_turns_by_owner(db: &impl Database) {
         "nobody has any there: one after the other"
     );
     assert_eq!(queue(db, &named("opul"), 10).await.unwrap(), [], "a part of a name is no name");
-    let waits = engines::list(db).await.unwrap().into_iter().find(|row| row.name == engine).unwrap().usage.waiting;
+    let waits = engines::list(db, time.now()).await.unwrap().into_iter().find(|row| row.name == engine).unwrap().usage.waiting;
     assert_eq!(waits, 4);
 
     // Of two who have as many there, it is the turn of who was served longer ago.

@@ -4,6 +4,7 @@
 mod capacity;
 mod choice;
 mod clusters;
+mod confirmed;
 mod fail_over;
 mod turns;
 
