@@ -1,5 +1,6 @@
 //! The table `engines`: those that the reconcilers serve, and whether they answer. Written by the reconcilers.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::observations::placed;
@@ -98,13 +99,21 @@ static LIST: Statement = Statement::new(concat!(
     "SELECT name, kind, up, {as_micros since}, reason, version, {as_text offer}, url, COALESCE(used.placed, 0), \
      COALESCE(used.running, 0), (SELECT COUNT(*) FROM executions WHERE queued_on IS NOT NULL \
      AND queued_on LIKE '%,' || engines.name || ',%'), COALESCE(used.cpu, 0), COALESCE(used.memory, 0), \
-     COALESCE(used.gpus, 0), {as_micros served_at}, {as_micros (SELECT MAX(lease_until) FROM served_engines \
+     {as_micros served_at}, {as_micros (SELECT MAX(lease_until) FROM served_engines \
      JOIN reconcilers ON reconcilers.id = served_engines.reconciler WHERE served_engines.engine = engines.name)} \
      FROM engines LEFT JOIN (SELECT engine, COUNT(*) AS placed, \
      SUM(CASE WHEN phase IN ('running', 'stopping') THEN 1 ELSE 0 END) AS running, \
-     {total cpu_millis} AS cpu, {total memory_bytes} AS memory, {total gpus} AS gpus FROM executions WHERE ",
+     {total cpu_millis} AS cpu, {total memory_bytes} AS memory FROM executions WHERE ",
     placed!(),
     " GROUP BY engine) used ON used.engine = engines.name ORDER BY name"
+));
+
+// Read by the index `executions_extended`: most executions have none.
+static EXTENDED: Statement = Statement::new(concat!(
+    "SELECT executions.engine, used.key, {total CAST(used.value AS bigint)} FROM executions, {each extended} AS used \
+     WHERE extended IS NOT NULL AND ",
+    placed!(),
+    " GROUP BY executions.engine, used.key"
 ));
 
 // A reconciler of a version that did not write `served_engines` may serve an engine without rows there, so that engine is
@@ -126,8 +135,7 @@ static RETIRE: Statement = Statement::new(concat!(
     " RETURNING 1"
 ));
 
-static IN_USE: Statement =
-    Statement::new(concat!("SELECT 1 FROM engines WHERE name = {text 1} AND ", in_use!()));
+static IN_USE: Statement = Statement::new(concat!("SELECT 1 FROM engines WHERE name = {text 1} AND ", in_use!()));
 
 // The last rows of an engine are kept as long as the engine's own: see `FORGET`.
 static FORGET_SERVED: Statement = Statement::new(
@@ -180,16 +188,20 @@ pub async fn serve(db: &impl Database, name: &EngineName, reconciler: &str) -> R
 
 /// Every engine, by name, as it is known at `now`.
 pub async fn list(db: &impl Database, now: Timestamp) -> Result<Vec<EngineRow>, DatabaseError> {
-    db.query(LIST.sql(db.dialect()), Vec::new()).await?.iter_mut().map(|row| read(row, now)).collect()
+    let rows = db.query(LIST.sql(db.dialect()), Vec::new()).await;
+    let mut engines: Vec<EngineRow> = rows?.iter_mut().map(|row| read(row, now)).collect::<Result<_, _>>()?;
+    for mut row in db.query(EXTENDED.sql(db.dialect()), Vec::new()).await? {
+        let (name, resource, amount) = (row.text()?, row.text()?, row.integer()?);
+        if let Some(engine) = engines.iter_mut().find(|engine| engine.name.as_str() == name) {
+            engine.usage.extended.insert(resource, amount);
+        }
+    }
+    Ok(engines)
 }
 
 /// Forgets the engines that were taken out of the configuration, and returns their names: no reconciler that is alive serves
 /// them, nothing is placed on them, and they were last served before `before`.
-pub async fn forget(
-    db: &impl Database,
-    before: Timestamp,
-    now: Timestamp,
-) -> Result<Vec<String>, DatabaseError> {
+pub async fn forget(db: &impl Database, before: Timestamp, now: Timestamp) -> Result<Vec<String>, DatabaseError> {
     let parameters = vec![now.into(), before.into(), now.minus(KEPT).into()];
     let forgotten = db.query(FORGET.sql(db.dialect()), parameters).await?.iter_mut().map(Row::text).collect();
     db.query(FORGET_SERVED.sql(db.dialect()), Vec::new()).await?;
@@ -229,7 +241,7 @@ fn read(row: &mut Row, now: Timestamp) -> Result<EngineRow, DatabaseError> {
             waiting: count(row)?,
             cpu_millis: row.integer()?,
             memory_bytes: row.integer()?,
-            gpus: row.integer()?,
+            extended: BTreeMap::new(),
         },
         confirmed: true,
     };

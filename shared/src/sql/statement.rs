@@ -10,6 +10,7 @@
 //! | `{texts 1}` | the texts of a JSON array | the same |
 //! | `{as_text c}` | `c::text` | `c` |
 //! | `{as_micros c}` | microseconds of an instant | `c` |
+//! | `{each c}` | the fields of a JSON object: rows of `key` and `value` | the same |
 //! | `{total c}` | the sum of a column, at most `i64::MAX` | the same |
 //! | `{skip_locked}` | `FOR UPDATE SKIP LOCKED` | nothing: SQLite has one writer |
 //!
@@ -88,6 +89,7 @@ fn spell(dialect: Dialect, word: &str, argument: &str) -> String {
         (Dialect::Sqlite, "text" | "int" | "blob" | "uuid" | "json" | "time") => format!("?{argument}"),
         (Dialect::Sqlite, "uuids") => format!("(SELECT value FROM json_each(?{argument}))"),
         (Dialect::Sqlite, "as_text" | "as_micros") => argument.to_owned(),
+        (Dialect::Sqlite, "each") => format!("json_each({argument})"),
         // `SUM` fails on an overflow; `TOTAL` adds as floating point, and the cast saturates.
         (Dialect::Sqlite, "total") => format!("CAST(TOTAL({argument}) AS INTEGER)"),
         (Dialect::Sqlite, "skip_locked") => String::new(),
@@ -102,6 +104,7 @@ fn spell(dialect: Dialect, word: &str, argument: &str) -> String {
         (Dialect::Postgres, "uuids") => format!("(SELECT jsonb_array_elements_text(${argument}::text::jsonb)::uuid)"),
         (Dialect::Postgres, "as_text") => format!("{argument}::text"),
         (Dialect::Postgres, "as_micros") => format!("(extract(epoch FROM {argument}) * 1000000)::bigint"),
+        (Dialect::Postgres, "each") => format!("jsonb_each_text({argument})"),
         // The sum of `bigint`s is `numeric`, which does not overflow.
         (Dialect::Postgres, "total") => format!("LEAST(SUM({argument}), {})::bigint", i64::MAX),
         (Dialect::Postgres, "skip_locked") => "FOR UPDATE SKIP LOCKED".to_owned(),
