@@ -376,7 +376,7 @@ impl<'a> Pass<'a> {
             EngineError::Down(_) | EngineError::Unreached(_) => return Ok(Next::Read),
             EngineError::Retry(why) | EngineError::Refused(why) => why,
         };
-        let attempts = self.work.attempts + 1;
+        let attempts = self.work.attempts.saturating_add(1);
         let why = match attempts {
             1 => why,
             _ => Why::new(why.reason, format!("{} It was tried {attempts} times.", why.message)),

@@ -141,7 +141,7 @@ static RECORD: Statement = Statement::new(
 // `executions_slots` sees to. Who has none, because there was no limit when it was placed, counts as well.
 static PLACE: Statement = Statement::new(concat!(
     "UPDATE executions SET phase = 'scheduled', reason = NULL, message = NULL, engine = {text 4}, placement = {json 5}, \
-     queued_on = NULL, cpu_millis = {int 7}, memory_bytes = {int 8}, gpus = {int 9}, extended = {json 10}, attempts = 0, due_at = NULL, \
+     queued_on = NULL, cpu_millis = {int 7}, memory_bytes = {int 8}, gpus = {int 9}, extended = {json 10}, due_at = NULL, \
      revision = revision + 1, slot = CASE WHEN {int 6} IS NOT NULL THEN (SELECT MIN(place) FROM (SELECT 1 AS place \
      UNION ALL SELECT taken.slot + 1 FROM executions AS taken WHERE taken.engine = {text 4} AND taken.slot IS NOT NULL) AS places \
      WHERE NOT EXISTS (SELECT 1 FROM executions AS taken WHERE taken.engine = {text 4} AND taken.slot = places.place)) END \

@@ -6,6 +6,7 @@ mod choice;
 mod clusters;
 mod confirmed;
 mod fail_over;
+mod hand_overs;
 mod turns;
 
 use anyhow::{Context as _, Result};
