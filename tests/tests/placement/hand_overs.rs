@@ -1,4 +1,4 @@
-//! An execution that two engines hand to and fro, by a clock that is moved by hand.
+//! Executions that engines hand to and fro, and reconcilers to each other, by a clock that is moved by hand.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
@@ -7,17 +7,19 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use renga_reconciler::clock::{Clock as _, ManualClock};
 use renga_reconciler::engine::fake::{FakeWorld, Fault, Operation};
-use renga_reconciler::engine::{Engine as _, EngineError, EngineSettings};
+use renga_reconciler::engine::{EngineError, EngineSettings};
 use renga_reconciler::engines::{Configured, Engines};
 use renga_reconciler::metrics::Metrics;
 use renga_reconciler::placement::{Placements, record_of};
 use renga_reconciler::random::Random;
 use renga_reconciler::tasks::collect_logs::Collectors;
 use renga_reconciler::tasks::converge::converge;
+use renga_reconciler::tasks::resync::{Orphans, resync};
 use renga_reconciler::tasks::{Context, Settings, lease};
 use renga_shared::domain::{EngineName, ExecutionId, Timestamp, Why};
-use renga_shared::sql::observations;
+use renga_shared::sql::{Database as _, observations};
 use renga_tests::deployment::Deployment;
+use renga_tests::hand::serve;
 use serde_json::json;
 use tokio::sync::{Notify, mpsc};
 
@@ -63,6 +65,14 @@ async fn reconciler(deployment: &Deployment, clock: &ManualClock, worlds: [(&str
     })
 }
 
+/// Has the reconciler take an execution as far as it gets now.
+async fn pass(context: &Context, id: ExecutionId) -> Result<()> {
+    lease::renew(context).await?;
+    let claimed = observations::claim(&context.db, &context.id, context.now(), &[id]).await?;
+    ensure!(claimed == [id], "it is somebody else's");
+    Ok(converge(context, id, Arc::new(Notify::new())).await?)
+}
+
 #[tokio::test]
 async fn two_that_cannot_make_it_ready_for_an_hour_are_asked_ever_more_rarely() -> Result<()> {
     let deployment = Deployment::without_reconciler(&[]).await?;
@@ -82,10 +92,7 @@ async fn two_that_cannot_make_it_ready_for_an_hour_are_asked_ever_more_rarely() 
     let (mut passes, mut pauses) = (0, Vec::new());
     let mut attempts = 0;
     while clock.now().since(began) < HOUR {
-        lease::renew(&context).await?;
-        let claimed = observations::claim(&context.db, &context.id, clock.now(), &[id]).await?;
-        ensure!(claimed == [id], "it is somebody else's");
-        converge(&context, id, Arc::new(Notify::new())).await?;
+        pass(&context, id).await?;
         let work = observations::load(&context.db, &context.id, id).await?.context("it is no longer held")?;
         let tried = record_of(&work).tried;
         ensure!(tried.len() <= 2, "{} answers are kept: {tried:?}", tried.len());
@@ -103,10 +110,39 @@ async fn two_that_cannot_make_it_ready_for_an_hour_are_asked_ever_more_rarely() 
     // What it achieves begins to count anew.
     a.forget_faults();
     b.forget_faults();
-    lease::renew(&context).await?;
-    observations::claim(&context.db, &context.id, clock.now(), &[id]).await?;
-    converge(&context, id, Arc::new(Notify::new())).await?;
+    pass(&context, id).await?;
     let ended = deployment.client.get(&execution.path).await?;
     ensure!(ended["status"]["phase"] == "exited", "{ended:#}");
+    deployment.leave().await
+}
+
+#[tokio::test]
+async fn one_that_moved_to_another_reconciler_is_collected_there_alone() -> Result<()> {
+    let deployment = Deployment::without_reconciler(&[]).await?;
+    let clock = ManualClock::new(Timestamp(4_000_000_000_000_000));
+    let (a, b) = (FakeWorld::new(Arc::new(clock.clone())), FakeWorld::new(Arc::new(clock.clone())));
+    let context = reconciler(&deployment, &clock, [("a", &a), ("b", &b)]).await?;
+    let engine = EngineName::parse("a")?;
+    serve(&context.db, "a", "fake", Ok("fake")).await?;
+    let mut ids = Vec::new();
+    for _ in 0..2 {
+        let context_id = deployment.client.context(json!({ "image": "fake/steps", "command": ["wait"] })).await?;
+        let execution = deployment.client.execute(&context_id, json!({ "engine": "a" })).await?;
+        ids.push(execution.id.parse::<ExecutionId>()?);
+        pass(&context, ids[ids.len() - 1]).await?;
+    }
+    let collected = || {
+        let mut collected = context.collectors.of(&engine);
+        collected.sort();
+        collected
+    };
+    ensure!(collected() == ids, "both run");
+
+    // Another reconciler takes over one of them.
+    let taken = "UPDATE executions SET holder = 'another' WHERE id = ?1 RETURNING 1";
+    context.db.query(taken, vec![ids[0].to_string().into()]).await?;
+    let served = context.engines.get(&engine).context("it is served")?;
+    resync(&context, served, &mut Orphans::default()).await?;
+    ensure!(collected() == [ids[1]], "{:?}", collected());
     deployment.leave().await
 }
