@@ -189,7 +189,8 @@ impl Load {
         let mut queues = BTreeMap::new();
         let mut known = Vec::new();
         for served in context.engines.iter() {
-            let usage = rows.iter().find(|row| row.name == served.name).map(|row| row.usage.clone()).unwrap_or_default();
+            let usage =
+                rows.iter().find(|row| row.name == served.name).map(|row| row.usage.clone()).unwrap_or_default();
             let mut offer = served.offer();
             offer.capacity = served.engine.capacity().unwrap_or(offer.capacity).less(&usage);
             if usage.waiting > 0 {
