@@ -27,11 +27,11 @@ kind: KubeletConfiguration
 authentication:
   anonymous: {enabled: false}
   webhook: {enabled: true}
-  x509: {clientCAFile: $FOLDER/pki/ca.crt}
+  x509: {clientCAFile: "$FOLDER/pki/ca.crt"}
 authorization: {mode: Webhook}
 containerRuntimeEndpoint: unix:///run/containerd/containerd.sock
 cgroupDriver: cgroupfs
-cgroupRoot: /$NAME
+cgroupRoot: "/$NAME"
 failCgroupV1: false
 failSwapOn: false
 oomScoreAdj: 0

@@ -108,9 +108,13 @@ fn print_token(token: &Token, folder: &StateFolder) -> anyhow::Result<String> {
     issuer.token(Request { subject: &token.sub, scopes: &token.scopes(), ttl: token.ttl }, now())
 }
 
-/// An environment variable, unless it is unset or empty.
+/// An environment variable, unless it is unset or empty. One that is not UTF-8 counts as unset, and that is said.
 fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.trim().is_empty())
+    let value = std::env::var_os(name)?.into_string();
+    if value.is_err() {
+        eprintln!("renga-deployer: the variable {name} is not UTF-8 and counts as unset");
+    }
+    value.ok().filter(|value| !value.trim().is_empty())
 }
 
 #[allow(clippy::disallowed_methods, reason = "the one place of this program where the machine's clock is read")]

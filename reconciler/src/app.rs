@@ -8,6 +8,7 @@ use anyhow::{Context as _, anyhow};
 use renga_shared::auth::SealKeys;
 use renga_shared::domain::{EngineName, ExecutionId, Timestamp};
 use renga_shared::environment::SEAL_KEY;
+use renga_shared::sql::engines::EngineRow;
 use renga_shared::sql::uri::DatabaseUri;
 use renga_shared::sql::{DatabaseError, deployment, engines as engine_rows, observations, reconcilers};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -21,7 +22,7 @@ use crate::db::{NativeDatabase, migrate};
 use crate::driver::Driver;
 use crate::engine::config::EngineConfig;
 use crate::engine::{Engine, EngineSettings};
-use crate::engines::{Configured, Engines};
+use crate::engines::{Configured, Engines, Served};
 use crate::launch::ACCESS_TOKEN;
 use crate::metrics::Metrics;
 use crate::placement::Placements;
@@ -34,8 +35,8 @@ const PATIENCE: Duration = Duration::from_secs(7);
 const HAND_OVER: Duration = Duration::from_secs(2);
 /// How long to wait before a database is tried again that is away at the start.
 const RETRY: Duration = Duration::from_secs(1);
-/// How long an engine that nobody serves any more is shown.
-const ENGINE_KEPT: Duration = Duration::from_secs(3600);
+/// How long it is remembered whose turn it was on an engine.
+const TURNS_KEPT: Duration = Duration::from_secs(3600);
 /// How often the database is asked whose it is.
 const IDENTITY_PERIOD: Duration = Duration::from_secs(5);
 
@@ -166,28 +167,41 @@ async fn try_to_begin(config: &Config, connect: &Connect, db: &NativeDatabase) -
         container_ip: config.container_ip,
         kubernetes: config.kubernetes.clone(),
     };
-    let engines = Engines::new(configured(config, connect, db, &settings).await?);
+    let known = engine_rows::list(db, SystemClock.now()).await?;
+    let engines = Engines::new(configured(config, connect, &known, &settings));
     let (context, heard) = context(config, db.clone(), engines);
     lease::renew(&context).await?;
     for served in context.engines.iter() {
-        // Known before anything is asked of it, so that a POST that names it is accepted from the start.
-        let answer = Err("it has not answered yet");
-        engine_rows::put(db, &served.name, served.engine.kind(), answer, context.now()).await?;
-        engine_rows::describe(db, &served.name, &served.offer(), &served.url).await?;
+        let known = known.iter().find(|row| row.name == served.name);
+        announce(&context, served, known).await?;
     }
-    engine_rows::forget(db, context.now().minus(ENGINE_KEPT)).await?;
-    observations::forget_turns(db, context.now().minus(ENGINE_KEPT)).await?;
+    // Those that this reconciler or one before it served, and that are not in the configuration any more.
+    for name in engine_rows::forget(db, context.now(), context.now()).await? {
+        tracing::info!(engine = name, "the engine {name} is no longer configured, and nothing is placed on it");
+    }
+    observations::forget_turns(db, context.now().minus(TURNS_KEPT)).await?;
     Ok((deployment, context, heard))
+}
+
+/// Makes an engine known before anything is asked of it, so that a POST that names it is accepted from the start. What
+/// another reconciler that is alive knows of its state stands.
+async fn announce(context: &Context, served: &Served, known: Option<&EngineRow>) -> Result<(), DatabaseError> {
+    let (db, name) = (&context.db, &served.name);
+    engine_rows::serve(db, name, &context.id).await?;
+    let mut offer = served.offer();
+    match known.filter(|row| row.confirmed) {
+        Some(row) => offer.capacity.clone_from(&row.offer.capacity),
+        None => {
+            let answer = Err("it has not answered yet");
+            engine_rows::put(db, name, served.engine.kind(), answer, context.now()).await?;
+        }
+    }
+    engine_rows::describe(db, name, &offer, &served.url).await
 }
 
 /// The engines of the configuration, and those that were taken out of it while they still run something: an execution that
 /// nobody looks after would be running for ever.
-async fn configured(
-    config: &Config,
-    connect: &Connect,
-    db: &NativeDatabase,
-    settings: &EngineSettings,
-) -> Result<Vec<Configured>, DatabaseError> {
+fn configured(config: &Config, connect: &Connect, known: &[EngineRow], settings: &EngineSettings) -> Vec<Configured> {
     let configured = |name: &EngineName, found: &EngineConfig, retired| Configured {
         name: name.clone(),
         engine: connect(name, found, settings),
@@ -197,7 +211,7 @@ async fn configured(
     };
     let mut engines: Vec<Configured> =
         config.engines.iter().map(|(name, found)| configured(name, found, false)).collect();
-    for row in engine_rows::list(db).await? {
+    for row in known {
         let (name, placed) = (&row.name, row.usage.placed);
         if config.engines.contains_key(name) || placed == 0 {
             continue;
@@ -212,7 +226,7 @@ async fn configured(
             }
         }
     }
-    Ok(engines)
+    engines
 }
 
 /// Completes when the database has another deployment's id or no tables: another was put in its place. What belongs to

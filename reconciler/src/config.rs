@@ -1,6 +1,7 @@
 //! The reconciler's configuration: environment variables, by their old names where they had one.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Component, Path, PathBuf};
@@ -60,10 +61,11 @@ pub fn from_environment() -> Result<Config, BadConfig> {
 /// # Errors
 /// The files that cannot be read, and the variables that are given both ways.
 pub fn environment_of_process() -> Result<Environment, Vec<BadVariable>> {
-    let given: BTreeMap<String, String> = std::env::vars().collect();
+    let given = readable(std::env::vars_os());
     let mut problems = Vec::new();
     let mut from_files = Vec::new();
     for (variable, path) in given.iter().filter(|(name, value)| is_ours(name) && !value.is_empty()) {
+        // Other programs have variables that end so too.
         let Some(name) = variable.strip_suffix("_FILE") else { continue };
         if given.get(name).is_some_and(|value| !value.is_empty()) {
             problems.push(BadVariable::new(variable, Some(path), format!("set either it or {name}, not both")));
@@ -79,12 +81,31 @@ pub fn environment_of_process() -> Result<Environment, Vec<BadVariable>> {
     if problems.is_empty() { Ok(given.into_iter().chain(from_files).collect()) } else { Err(problems) }
 }
 
-/// Other programs have variables that end in `_FILE` too.
+/// Whether a variable is one of the deployer's.
 fn is_ours(name: &str) -> bool {
     ["DEPLOYER_", "RENGA_", "SQLALCHEMY_", "KNOWLEDGE_GRAPH_", "RESOURCE_MANAGER_", "WSGI_"]
         .iter()
         .any(|prefix| name.starts_with(prefix))
-        && name.ends_with("_FILE")
+}
+
+/// The variables that are UTF-8. The others count as unset, which is said of those that are the deployer's.
+fn readable(variables: impl IntoIterator<Item = (OsString, OsString)>) -> BTreeMap<String, String> {
+    let mut readable = BTreeMap::new();
+    for (name, value) in variables {
+        match (name.into_string(), value.into_string()) {
+            (Ok(name), Ok(value)) => drop(readable.insert(name, value)),
+            // The value is not shown: it may be a secret.
+            (Ok(name), Err(_)) if is_ours(&name) => {
+                tracing::warn!(variable = name, "the variable {name} is not UTF-8 and counts as unset");
+            }
+            (Err(name), _) if is_ours(&name.to_string_lossy()) => {
+                let name = name.to_string_lossy();
+                tracing::warn!(variable = %name, "the variable {name} has a name that is not UTF-8 and counts as unset");
+            }
+            _ => {}
+        }
+    }
+    readable
 }
 
 impl Config {
@@ -163,4 +184,24 @@ fn lease(text: &str) -> Option<Duration> {
 fn log_limit(text: &str) -> Option<i64> {
     let bytes = Quantity::parse(text).ok()?.as_whole();
     (bytes >= 64 << 10).then_some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStringExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_variable_that_is_not_utf_8_counts_as_unset() {
+        let text = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
+        let variables = [
+            (text(b"DEPLOYER_URL"), text(b"http://localhost")),
+            (text(b"DEPLOYER_SEAL_KEY"), text(b"\xff")),
+            (text(b"OTHER"), text(b"a\xffb")),
+            (text(b"DEPLOYER_\xff"), text(b"1")),
+        ];
+        let read = readable(variables);
+        assert_eq!(read.into_iter().collect::<Vec<_>>(), [("DEPLOYER_URL".to_owned(), "http://localhost".to_owned())]);
+    }
 }

@@ -165,9 +165,11 @@ impl Driver {
         let (db, holder, now) = (&self.context.db, &self.context.id, self.context.now());
         match observations::claim(db, holder, now, &ids).await {
             Ok(claimed) => {
-                for id in ids {
-                    self.heard.remove(&id);
+                for id in &ids {
+                    self.heard.remove(id);
                 }
+                // The others have ended or are somebody else's, and so are their logs.
+                self.context.collectors.forget(ids.into_iter().filter(|id| !claimed.contains(id)));
                 for id in claimed {
                     self.begin(id);
                 }

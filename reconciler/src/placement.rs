@@ -185,11 +185,12 @@ fn away(context: &Context, engine: &Candidate) -> Option<Why> {
 
 impl Load {
     async fn read(context: &Context, now: Timestamp, changes: u64) -> Result<Self, DatabaseError> {
-        let rows = engines::list(&context.db).await?;
+        let rows = engines::list(&context.db, now).await?;
         let mut queues = BTreeMap::new();
         let mut known = Vec::new();
         for served in context.engines.iter() {
-            let usage = rows.iter().find(|row| row.name == served.name).map(|row| row.usage).unwrap_or_default();
+            let usage =
+                rows.iter().find(|row| row.name == served.name).map(|row| row.usage.clone()).unwrap_or_default();
             let mut offer = served.offer();
             offer.capacity = served.engine.capacity().unwrap_or(offer.capacity).less(&usage);
             if usage.waiting > 0 {

@@ -25,7 +25,10 @@ pub struct Hand {
 
 /// Makes an engine known by its name and kind, and whether it answers.
 pub async fn serve(db: &NativeDatabase, name: &str, kind: &str, answer: Result<&str, &str>) -> Result<()> {
-    Ok(engines::put(db, &EngineName::parse(name)?, kind, answer, Timestamp(1_500_000_000_000_000)).await?)
+    let name = EngineName::parse(name)?;
+    reconcilers::renew(db, HOLDER, NOW.plus(Duration::from_secs(1_000))).await?;
+    engines::serve(db, &name, HOLDER).await?;
+    Ok(engines::put(db, &name, kind, answer, Timestamp(1_500_000_000_000_000)).await?)
 }
 
 impl Hand {

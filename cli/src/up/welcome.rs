@@ -1,5 +1,6 @@
 //! What `up` says once it listens, and what it leaves for the client commands.
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -45,7 +46,7 @@ impl Welcome<'_> {
         };
         let facts = issuer.as_ref().map(|issuer| issuer.facts().clone());
         folder.write_client(&ClientFile { url: api.clone(), issuer: facts })?;
-        let program = program(std::env::args().next().as_deref());
+        let program = program(std::env::args_os().next().as_deref());
         // In another terminal a variable of this one is not set.
         let flag = if folder.is_usual(get) { String::new() } else { format!(" --state-dir {}", quoted(folder.path())) };
         match issuer {
@@ -74,7 +75,7 @@ impl Welcome<'_> {
 }
 
 /// The program as it was called, so that a command as printed works from the same folder.
-fn program(called: Option<&str>) -> String {
+fn program(called: Option<&OsStr>) -> String {
     match called {
         Some(called) if !called.is_empty() => quoted(Path::new(called)),
         _ => "renga-deployer".to_owned(),

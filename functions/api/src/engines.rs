@@ -5,12 +5,13 @@ use renga_shared::api::{EngineBody, EngineList, Problem};
 use renga_shared::sql::{deployment, engines};
 use serde_json::json;
 
+use crate::ambient;
 use crate::answer::{Answer, database};
 use crate::request::Asked;
 
 pub(crate) async fn list(asked: &Asked<'_>) -> Result<Answer, Problem> {
     asked.by(&[]).await?;
-    let rows = engines::list(&asked.instance.database).await.map_err(database)?;
+    let rows = engines::list(&asked.instance.database, ambient::now()).await.map_err(database)?;
     let engines = rows.into_iter().map(EngineBody::from).collect();
     Answer::json(StatusCode::OK, &EngineList { engines })
 }

@@ -29,8 +29,8 @@ pub(crate) async fn dry_run(asked: Asked<'_>, context: &str) -> Result<Answer, P
     })?;
     let wanted = NewExecution::parse(&asked.json().await?).map_err(Problem::bad_fields)?;
     let engine = wanted.engine.as_ref().map(EngineName::as_str);
-    let candidates: Vec<Candidate> =
-        engines::list(&instance.database).await.map_err(database)?.into_iter().map(EngineRow::candidate).collect();
+    let rows = engines::list(&instance.database, ambient::now()).await.map_err(database)?;
+    let candidates: Vec<Candidate> = rows.into_iter().map(EngineRow::candidate).collect();
     let mut asked_for = candidates.iter().filter(|candidate| candidate.is_meant_by(engine)).peekable();
     if let Some(engine) = engine
         && asked_for.peek().is_none()
@@ -58,7 +58,7 @@ pub(crate) fn namespace_not_allowed(wanted: &NewExecution) -> Problem {
 
 /// 400: no engine has this name or is of this kind. Tells which there are.
 pub(crate) async fn no_engine(instance: &Instance, wanted: &str) -> Result<Problem, Problem> {
-    let engines = engines::list(&instance.database).await.map_err(database)?;
+    let engines = engines::list(&instance.database, ambient::now()).await.map_err(database)?;
     let names: Vec<String> = engines.iter().map(|engine| format!("{} ({})", engine.name, engine.kind)).collect();
     let there_are =
         if names.is_empty() { "none is served now".to_owned() } else { format!("there are: {}", names.join(", ")) };

@@ -9,11 +9,14 @@
 //!     labels: {zone: eu, disk: ssd}   # what contexts may require or prefer
 //! ```
 //!
-//! The same as a URL: `…&max=8&claims=role:gpu-users&labels=zone=eu,disk=ssd`. What else a URL may have is its kind's.
+//! The same as a URL: `…&max=8&claims=role:gpu-users&labels=zone=eu,disk=ssd`, with `%2C` and the like for what has a meaning there.
+//! What else a URL may have is its kind's.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 use renga_shared::domain::EngineName;
 use renga_shared::environment::{BadVariable, Environment};
 use renga_shared::placement::Claim;
@@ -65,10 +68,7 @@ impl EngineConfig {
             let read = match name {
                 "max" => max(value).map(|max| options.max = Some(max)),
                 "claims" => claims(list()).map(|claims| options.claims = claims),
-                "labels" => {
-                    let pairs = list().map(|label| label.split_once('=').unwrap_or((label, "")));
-                    labels(pairs).map(|labels| options.labels = labels)
-                }
+                "labels" => labels(list()).map(|labels| options.labels = labels),
                 _ => {
                     others.push(option);
                     Ok(())
@@ -92,17 +92,38 @@ fn max(text: &str) -> Result<u32, String> {
 }
 
 fn claims<'a>(given: impl Iterator<Item = &'a str>) -> Result<Vec<Claim>, String> {
-    given.map(Claim::parse).collect::<Result<_, _>>().map_err(|error| format!("is wrong: {error}"))
+    let read = |text| decoded(text).and_then(|text| Claim::parse(&text).map_err(|error| format!("is wrong: {error}")));
+    given.map(read).collect()
 }
 
-fn labels<'a>(given: impl Iterator<Item = (&'a str, &'a str)>) -> Result<BTreeMap<String, String>, String> {
+fn labels<'a>(given: impl Iterator<Item = &'a str>) -> Result<BTreeMap<String, String>, String> {
     let plain = |text: &str| !text.is_empty() && !text.contains(['&', ',', '=', '?', '#', ' ']);
     given
-        .map(|(key, value)| match (plain(key), value.is_empty() || plain(value)) {
-            (true, true) => Ok((key.to_owned(), value.to_owned())),
-            _ => Err(format!("must be KEY=VALUE without blanks and & , = ? #, not {key:?} with {value:?}")),
+        .map(|label| {
+            let (key, value) = label.split_once('=').unwrap_or((label, ""));
+            // Unescaped, these would be parts of the URL. Escaped, a value may hold them.
+            if !plain(key) || value.contains(['=', '?', '#', ' ']) {
+                return Err(format!("must be KEY=VALUE without blanks and & , = ? #, not {key:?} with {value:?}"));
+            }
+            let key = decoded(key)?;
+            if !plain(&key) {
+                return Err(format!("must have keys without blanks and & , = ? #, not {key:?}"));
+            }
+            Ok((key, decoded(value)?))
         })
         .collect()
+}
+
+/// What has a meaning in a URL's options, and so is escaped in the values that a file gives.
+const ESCAPED: &AsciiSet = &CONTROLS.add(b'%').add(b'&').add(b',').add(b'=').add(b'?').add(b'#').add(b' ').add(b'+');
+
+fn escaped(text: &str) -> String {
+    utf8_percent_encode(text, ESCAPED).to_string()
+}
+
+fn decoded(text: &str) -> Result<String, String> {
+    let text = percent_decode_str(text).decode_utf8();
+    text.map(Cow::into_owned).map_err(|_| "must be UTF-8 where it is escaped".to_owned())
 }
 
 /// The engines that are configured; without any, Docker if its socket is there, and Kubernetes if a cluster is configured.
@@ -203,10 +224,13 @@ fn as_url(given: &Value) -> Result<String, Vec<String>> {
         let joined = match (field.as_str(), value) {
             ("max", Value::Number(_)) => text(value),
             ("claims", Value::Array(claims)) => {
-                claims.iter().map(text).collect::<Option<Vec<_>>>().map(|all| all.join(","))
+                let claim = |claim: &Value| text(claim).map(|claim| escaped(&claim));
+                claims.iter().map(claim).collect::<Option<Vec<_>>>().map(|all| all.join(","))
             }
             ("labels", Value::Object(labels)) => {
-                let pair = |(key, value): (&String, &Value)| text(value).map(|value| format!("{key}={value}"));
+                let pair = |(key, value): (&String, &Value)| {
+                    text(value).map(|value| format!("{}={}", escaped(key), escaped(&value)))
+                };
                 labels.iter().map(pair).collect::<Option<Vec<_>>>().map(|all| all.join(","))
             }
             _ => None,
@@ -275,6 +299,26 @@ mod tests {
             "docker+tcp://gpu-1:2376?certs=/c&claims=role:gpu,group:/a&labels=gpus=2,zone=eu&max=8",
         );
         assert_eq!(engines[&EngineName::parse("gpu-1").unwrap()].options, same.unwrap().options);
+    }
+
+    #[test]
+    fn what_a_file_says_is_never_read_as_another_option() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("engines.yaml");
+        let (claim, label) = ("group:/a, b&max=9&claims=sub:x %41", "a: \"b` # c");
+        let yaml = serde_json::json!({
+            "engines": {"a": {"url": "docker://", "max": 2, "claims": [claim], "labels": {"zone": label, "plain": "eu"}}},
+        });
+        std::fs::write(&file, yaml.to_string()).unwrap();
+        let (engines, problems) = read(&[(FILE, file.to_str().unwrap())]);
+        assert_eq!(problems, [""; 0]);
+        let config = &engines[&EngineName::parse("a").unwrap()];
+        assert_eq!(config.options.max, Some(2));
+        assert_eq!(config.options.claims.iter().map(Claim::as_str).collect::<Vec<_>>(), [claim]);
+        let labels = [("plain", "eu"), ("zone", label)].map(|(key, value)| (key.to_owned(), value.to_owned()));
+        assert_eq!(config.options.labels, labels.into());
+        // From which a retired engine is made again.
+        assert_eq!(EngineConfig::parse(&config.text).as_ref(), Ok(config));
     }
 
     #[test]

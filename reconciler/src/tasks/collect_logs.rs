@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::future::{BoxFuture, OptionFuture};
-use renga_shared::domain::ExecutionId;
+use renga_shared::domain::{EngineName, ExecutionId};
 use renga_shared::sql::DatabaseError;
 use renga_shared::sql::logs::{self, Chunk, Frame, LogStream, Size};
 use tokio::task::JoinHandle;
@@ -55,6 +55,8 @@ pub struct Collectors(Arc<Mutex<HashMap<ExecutionId, Collector>>>);
 /// A collector, at work or done. Dropped, it stops.
 #[derive(Debug)]
 struct Collector {
+    /// Where the logs come from.
+    engine: EngineName,
     /// Tells whether everything is stored.
     task: JoinHandle<bool>,
     /// How often collectors of this execution have failed in a row.
@@ -71,6 +73,7 @@ impl Collectors {
     /// Sees that a collector is at work. When it ends, the execution is looked at: it has ended, or is to be collected
     /// anew.
     pub fn ensure(&self, context: &Context, served: &Served, id: ExecutionId, object: String) {
+        let engine = served.name.clone();
         let mut collectors = self.lock();
         let failures = match collectors.get(&id) {
             Some(collector) if !collector.task.is_finished() => return,
@@ -98,7 +101,7 @@ impl Collectors {
             }
         });
         // The one before is done: stopping it changes nothing.
-        collectors.insert(id, Collector { task, failures });
+        collectors.insert(id, Collector { engine, task, failures });
     }
 
     /// Ends the collector of an execution, if there is one, and waits until it is gone.
@@ -107,6 +110,19 @@ impl Collectors {
             collector.task.abort();
             // Aborted or done: either is the end of it.
             let _ = (&mut collector.task).await;
+        }
+    }
+
+    /// The executions that are collected from an engine, or were until their collectors ended.
+    pub fn of(&self, engine: &EngineName) -> Vec<ExecutionId> {
+        self.lock().iter().filter(|(_, collector)| collector.engine == *engine).map(|(id, _)| *id).collect()
+    }
+
+    /// Ends the collectors of executions that this reconciler no longer looks after.
+    pub fn forget(&self, ids: impl IntoIterator<Item = ExecutionId>) {
+        let mut collectors = self.lock();
+        for id in ids {
+            collectors.remove(&id);
         }
     }
 

@@ -376,7 +376,7 @@ impl<'a> Pass<'a> {
             EngineError::Down(_) | EngineError::Unreached(_) => return Ok(Next::Read),
             EngineError::Retry(why) | EngineError::Refused(why) => why,
         };
-        let attempts = self.work.attempts + 1;
+        let attempts = self.work.attempts.saturating_add(1);
         let due = self.context.now().plus(backoff::after(attempts, self.context.random.number()));
         let status = if self.status().phase().is_terminal() {
             // The removal of its object is delayed, which is no part of how it ended: only the operator hears of it.

@@ -5,7 +5,8 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use renga_shared::sql::{DatabaseError, observations, reconcilers};
+use renga_shared::domain::Timestamp;
+use renga_shared::sql::{DatabaseError, engines, observations, reconcilers};
 
 use super::Context;
 
@@ -16,7 +17,12 @@ const FARTHEST: Duration = Duration::from_secs(180);
 
 /// How long a lease of this length may be relied on. The database counts longer: clocks differ, calls take time.
 pub fn usable(length: Duration) -> Duration {
-    length / 5 * 4
+    length.saturating_sub(skew(length))
+}
+
+/// How far the clocks of two machines may differ.
+fn skew(length: Duration) -> Duration {
+    length / 5
 }
 
 /// How often a lease of this length is renewed: one renewal may fail.
@@ -43,14 +49,32 @@ async fn take_over(context: &Context) -> Result<(), DatabaseError> {
     reconcilers::forget(&context.db, now.minus(KEPT)).await
 }
 
+/// Forgets the engines that nobody has served since this reconciler `began`: they were taken out of the configuration.
+/// When it began, the lease of one that was killed may still have held. Whether that is over, so that this is done.
+async fn forget_engines(context: &Context, began: Timestamp) -> Result<bool, DatabaseError> {
+    let (now, length) = (context.now(), context.settings.lease);
+    // The clock of the one that served them may have been ahead.
+    for name in engines::forget(&context.db, began.plus(skew(length)), now).await? {
+        tracing::info!(engine = name, "the engine {name} is no longer configured, and nothing is placed on it");
+    }
+    Ok(now > began.plus(length).plus(skew(length)))
+}
+
 /// Renews for ever. A database that is away is met again at the next beat; until then the lease may end, and with it
 /// everything that this reconciler does to engines.
 pub async fn keep(context: Context) {
+    let (began, mut forgotten) = (context.now(), false);
     loop {
         match renew(&context).await {
             Ok(()) => {
                 if let Err(error) = take_over(&context).await {
                     tracing::warn!(%error, "what the dead held is taken over later: {error}");
+                }
+                if !forgotten {
+                    forgotten = forget_engines(&context, began).await.unwrap_or_else(|error| {
+                        tracing::warn!(%error, "engines that are no longer configured are forgotten later: {error}");
+                        false
+                    });
                 }
             }
             Err(error) => tracing::warn!(%error, "the lease was not renewed: {error}"),

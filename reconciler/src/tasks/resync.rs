@@ -29,7 +29,11 @@ pub enum ResyncError {
 pub async fn resync(context: &Context, served: &Served, orphans: &mut Orphans) -> Result<(), ResyncError> {
     // The rows first: an object made after that is not taken for an orphan, and a row made after the list is not
     // taken for lost.
+    let collected = context.collectors.of(&served.name);
     let held = observations::held(&context.db, &context.id, &served.name).await?;
+    let held: HashSet<ExecutionId> = held.into_iter().collect();
+    // What moved to another reconciler is collected there.
+    context.collectors.forget(collected.into_iter().filter(|id| !held.contains(id)));
     let listed = served.heard(served.engine.list().await)?;
     let running: HashSet<ExecutionId> =
         listed.iter().filter(|object| object.running).map(|object| object.execution).collect();

@@ -22,14 +22,14 @@ pub const RESYNC_PERIOD: Duration = Duration::from_secs(300);
 /// How often objects without a row are looked at again, while there are any.
 const ORPHAN_PERIOD: Duration = Duration::from_secs(15);
 
-/// Watches one engine for ever.
+/// Watches one engine for ever, or until one that was taken out of the configuration has nothing left to look after.
 pub async fn watch(context: Context, served: Served) {
     let orphans = Orphans::default();
     let mut watch = Watch { context, served, orphans, resynced: Timestamp::default(), once_more: false };
     let mut failures = 0;
     loop {
         let began = watch.context.now();
-        let error = watch.until_it_fails().await;
+        let Err(error) = watch.until_it_fails().await else { return };
         watch.went_down(&error).await;
         // Who answered for a while begins anew; who never did is asked ever more rarely, but at least every ten seconds.
         let lasted = watch.context.now().since(began);
@@ -49,11 +49,10 @@ struct Watch {
 }
 
 impl Watch {
-    /// Probes, then hears events until the engine does not answer, to this task or to any other.
-    async fn until_it_fails(&mut self) -> EngineError {
-        if let Err(error) = self.probe().await {
-            return error;
-        }
+    /// Probes, then hears events until the engine does not answer, to this task or to any other. `Ok`: the engine is
+    /// retired, and nothing of it is left.
+    async fn until_it_fails(&mut self) -> Result<(), EngineError> {
+        self.probe().await?;
         let served = self.served.clone();
         let mut events = served.engine.events();
         // Kept from event to event: on a busy engine they come closer together than this.
@@ -61,10 +60,11 @@ impl Watch {
         loop {
             tokio::select! {
                 biased;
-                reason = served.opened() => return EngineError::Down(reason),
+                reason = served.opened() => return Err(EngineError::Down(reason)),
                 () = &mut beat => {
-                    if let Err(error) = self.probe().await {
-                        return error;
+                    self.probe().await?;
+                    if self.retires().await {
+                        return Ok(());
                     }
                     let due = self.context.now().since(self.resynced) >= RESYNC_PERIOD;
                     if due || self.once_more || !self.orphans.is_empty() {
@@ -80,9 +80,29 @@ impl Watch {
                         self.resync().await;
                         beat = self.context.clock.sleep(self.period());
                     }
-                    Some(Err(error)) => return error,
-                    None => return EngineError::Down("its stream of events ended".into()),
+                    Some(Err(error)) => return Err(error),
+                    None => return Err(EngineError::Down("its stream of events ended".into())),
                 },
+            }
+        }
+    }
+
+    /// Whether the engine was taken out of the configuration, and what it ran has ended: it is not served any more.
+    async fn retires(&self) -> bool {
+        let (context, name) = (&self.context, &self.served.name);
+        if !self.served.offer().retired || !self.orphans.is_empty() {
+            return false;
+        }
+        match engines::retire(&context.db, name, &context.id, context.now()).await {
+            Ok(true) => {
+                tracing::info!(engine = %name, "what ran on the engine {name} has ended: it is no longer served");
+                context.metrics.engine(name.as_str(), false);
+                true
+            }
+            Ok(false) => false,
+            Err(error) => {
+                tracing::warn!(%error, "the engine {name} is retired later: {error}");
+                false
             }
         }
     }

@@ -91,10 +91,10 @@ impl Needs {
         self.resources.get(resource).copied().unwrap_or_default()
     }
 
-    /// How many of the resources that are no processor, memory or storage: graphics processors, all kinds together.
-    pub fn gpus(&self) -> i64 {
-        let extended = self.resources.iter().filter(|(name, _)| name.contains('/'));
-        extended.fold(0, |sum, (_, amount)| amount.0.saturating_add(sum))
+    /// How much of each extended resource.
+    pub fn extended(&self) -> BTreeMap<&str, Amount> {
+        let extended = self.resources.iter().filter(|(name, amount)| name.contains('/') && amount.0 > 0);
+        extended.map(|(name, amount)| (name.as_str(), *amount)).collect()
     }
 }
 
@@ -126,7 +126,8 @@ mod tests {
         let needs = Needs::of(&spec.unwrap());
         assert_eq!(needs.amount("cpu"), Amount(500));
         assert_eq!(needs.amount("memory"), Amount(1 << 30));
-        assert_eq!((needs.amount("ephemeral-storage"), needs.gpus()), (Amount(0), 2));
+        assert_eq!(needs.amount("ephemeral-storage"), Amount(0));
+        assert_eq!(needs.extended(), [("nvidia.com/gpu", Amount(2))].into());
         assert_eq!(needs.volumes, [Volumes::EmptyDir, Volumes::Secret].into());
         assert_eq!(needs.protocols, [Protocol::Tcp, Protocol::Udp].into());
         assert_eq!(needs.requires, [("zone".to_owned(), "eu".to_owned())].into());

@@ -93,8 +93,7 @@ impl Room {
             let used = match resource.as_str() {
                 "cpu" => usage.cpu_millis,
                 "memory" => usage.memory_bytes,
-                other if other.contains('/') => usage.gpus,
-                _ => 0,
+                extended => usage.extended.get(extended).copied().unwrap_or_default(),
             };
             let left = || Amount(total.0.saturating_sub(used).max(0));
             self.free.entry(resource.clone()).or_insert_with(left);
@@ -203,7 +202,7 @@ impl Offer {
 }
 
 /// What an engine's executions use, and how many there are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Those that are placed there and have not ended.
     pub placed: u32,
@@ -215,8 +214,8 @@ pub struct Usage {
     pub cpu_millis: i64,
     /// The bytes of memory that they request.
     pub memory_bytes: i64,
-    /// The graphics processors and the like that they request, all kinds together.
-    pub gpus: i64,
+    /// How much they request of each extended resource.
+    pub extended: BTreeMap<String, i64>,
 }
 
 /// Who else waits for an engine.
@@ -255,6 +254,17 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn what_is_used_of_an_extended_resource_leaves_the_others() {
+        let amounts = |given: &[(&str, i64)]| -> BTreeMap<String, Amount> {
+            given.iter().map(|(name, amount)| ((*name).to_owned(), Amount(*amount))).collect()
+        };
+        let total = amounts(&[("cpu", 4_000), ("nvidia.com/gpu", 4), ("example.com/fpga", 2)]);
+        let usage = Usage { extended: [("nvidia.com/gpu".to_owned(), 3)].into(), ..Usage::default() };
+        let left = Room { total, ..Room::default() }.less(&usage).free;
+        assert_eq!(left, amounts(&[("cpu", 4_000), ("nvidia.com/gpu", 1), ("example.com/fpga", 2)]));
+    }
 
     #[test]
     fn a_capacity_is_read_as_it_is_stored_and_as_it_was_stored_before() {

@@ -166,7 +166,7 @@ static RECORD: Statement = Statement::new(concat!(
 // `executions_slots` sees to. Who has none, because there was no limit when it was placed, counts as well.
 static PLACE: Statement = Statement::new(concat!(
     "UPDATE executions SET phase = 'scheduled', reason = NULL, message = NULL, engine = {text 4}, placement = {json 5}, \
-     queued_on = NULL, cpu_millis = {int 7}, memory_bytes = {int 8}, gpus = {int 9}, attempts = 0, due_at = NULL, \
+     queued_on = NULL, cpu_millis = {int 7}, memory_bytes = {int 8}, gpus = {int 9}, extended = {json 10}, due_at = NULL, \
      revision = revision + 1, slot = CASE WHEN {int 6} IS NOT NULL THEN (SELECT MIN(place) FROM (SELECT 1 AS place \
      UNION ALL SELECT taken.slot + 1 FROM executions AS taken WHERE taken.engine = {text 4} AND taken.slot IS NOT NULL) AS places \
      WHERE NOT EXISTS (SELECT 1 FROM executions AS taken WHERE taken.engine = {text 4} AND taken.slot = places.place)) END \
@@ -369,6 +369,10 @@ pub async fn place(
     revision: i64,
     placing: &Placing<'_>,
 ) -> Result<Option<i64>, DatabaseError> {
+    let extended = placing.needs.extended();
+    let all = extended.values().fold(0, |sum: i64, amount| sum.saturating_add(amount.0));
+    let extended = (!extended.is_empty()).then(|| serde_json::to_string(&extended)).transpose();
+    let extended = extended.map_err(|error| DatabaseError::Unexpected(error.to_string()))?;
     let parameters = vec![
         id.into(),
         revision.into(),
@@ -378,7 +382,8 @@ pub async fn place(
         placing.max.map(i64::from).into(),
         placing.needs.amount("cpu").0.into(),
         placing.needs.amount("memory").0.into(),
-        placing.needs.gpus().into(),
+        all.into(),
+        extended.into(),
     ];
     match db.query(PLACE.sql(db.dialect()), parameters).await {
         // Another was given the same place at the same moment.

@@ -11,6 +11,7 @@
 //! | `{as_text c}` | `c::text` | `c` |
 //! | `{as_micros c}` | microseconds of an instant | `c` |
 //! | `{few id}` | a condition that is always true, by which PostgreSQL expects one row | `true` |
+//! | `{each c}` | the fields of a JSON object: rows of `key` and `value` | the same |
 //! | `{total c}` | the sum of a column, at most `i64::MAX` | the same |
 //! | `{skip_locked}` | `FOR UPDATE SKIP LOCKED` | nothing: SQLite has one writer |
 //!
@@ -118,6 +119,7 @@ fn spell(dialect: Dialect, word: &str, argument: &str) -> String {
         (Dialect::Sqlite, "text" | "int" | "blob" | "uuid" | "json" | "time") => format!("?{argument}"),
         (Dialect::Sqlite, "uuids") => format!("(SELECT value FROM json_each(?{argument}))"),
         (Dialect::Sqlite, "as_text" | "as_micros") => argument.to_owned(),
+        (Dialect::Sqlite, "each") => format!("json_each({argument})"),
         // `SUM` fails on an overflow; `TOTAL` adds as floating point, and the cast saturates.
         (Dialect::Sqlite, "total") => format!("CAST(TOTAL({argument}) AS INTEGER)"),
         (Dialect::Sqlite, "skip_locked") => String::new(),
@@ -139,6 +141,7 @@ fn spell(dialect: Dialect, word: &str, argument: &str) -> String {
         (Dialect::Postgres, "few") => format!("length({argument}::text) = 36"),
         (Dialect::Postgres, "as_text") => format!("{argument}::text"),
         (Dialect::Postgres, "as_micros") => format!("(extract(epoch FROM {argument}) * 1000000)::bigint"),
+        (Dialect::Postgres, "each") => format!("jsonb_each_text({argument})"),
         // The sum of `bigint`s is `numeric`, which does not overflow.
         (Dialect::Postgres, "total") => format!("LEAST(SUM({argument}), {})::bigint", i64::MAX),
         (Dialect::Postgres, "skip_locked") => "FOR UPDATE SKIP LOCKED".to_owned(),

@@ -79,11 +79,14 @@ pub(super) async fn keeps_the_limit_of_an_engine(db: &impl Database) {
     assert!(try_to_place(db, ids[3], &engine, Some(2)).await, "the place of one in the middle is used again");
     assert!(!try_to_place(db, ids[3], &engine, None).await, "what is placed is not placed again");
 
-    let row = async || engines::list(db).await.unwrap().into_iter().find(|row| row.name == engine).unwrap();
+    let now = time.now();
+    let row = async || engines::list(db, now).await.unwrap().into_iter().find(|row| row.name == engine).unwrap();
     let usage = row().await.usage;
     assert_eq!((usage.placed, usage.running, usage.waiting), (2, 0, 0));
-    assert_eq!((usage.cpu_millis, usage.memory_bytes, usage.gpus), (1_000, 2_000, 2));
-    let total = [("cpu".to_owned(), Amount(4_000)), ("memory".to_owned(), Amount(1_500))];
+    assert_eq!((usage.cpu_millis, usage.memory_bytes), (1_000, 2_000));
+    assert_eq!(usage.extended, [("nvidia.com/gpu".to_owned(), 2)].into());
+    let total = [("cpu", 4_000), ("memory", 1_500), ("nvidia.com/gpu", 4), ("example.com/fpga", 2)];
+    let total = total.map(|(name, amount)| (name.to_owned(), Amount(amount)));
     let room = Room { total: total.into(), ..Room::default() };
     let offer = Offer { max: Some(2), capacity: Capacity::Known(room), ..Offer::default() };
     engines::describe(db, &engine, &offer, "fake://?max=2").await.unwrap();
@@ -92,8 +95,8 @@ pub(super) async fn keeps_the_limit_of_an_engine(db: &impl Database) {
     let candidate = row.candidate();
     let free = &candidate.offer.capacity.room().unwrap().free;
     assert_eq!(
-        (free["cpu"], free["memory"]),
-        (Amount(3_000), Amount(0)),
+        (free["cpu"], free["memory"], free["nvidia.com/gpu"], free["example.com/fpga"]),
+        (Amount(3_000), Amount(0), Amount(2), Amount(2)),
         "less what is requested, and never below nothing"
     );
 }
@@ -110,8 +113,9 @@ pub(super) async fn adds_up_amounts_that_no_sum_can_hold(db: &impl Database) {
         let placing = Placing { engine: &engine, placement: r#"{"engine":"x"}"#, max: None, needs: &needs };
         place(db, HOLDER, id, revision(db, id).await, &placing).await.unwrap().unwrap();
     }
-    let usage = engines::list(db).await.unwrap().into_iter().find(|row| row.name == engine).unwrap().usage;
+    let usage = engines::list(db, time.now()).await.unwrap().into_iter().find(|row| row.name == engine).unwrap().usage;
     assert_eq!((usage.placed, usage.cpu_millis, usage.memory_bytes), (3, i64::MAX, i64::MAX));
+    assert_eq!(usage.extended, [("nvidia.com/gpu".to_owned(), i64::MAX)].into());
     let total = [most("cpu"), most("memory")].into();
     let free = Room { total, ..Room::default() }.less(&usage).free;
     assert_eq!((free["cpu"], free["memory"]), (Amount(0), Amount(0)));
@@ -142,7 +146,8 @@ pub(super) async fn takes_turns_by_owner(db: &impl Database) {
         "nobody has any there: one after the other"
     );
     assert_eq!(queue(db, &named("opul"), 10).await.unwrap(), [], "a part of a name is no name");
-    let waits = engines::list(db).await.unwrap().into_iter().find(|row| row.name == engine).unwrap().usage.waiting;
+    let waits =
+        engines::list(db, time.now()).await.unwrap().into_iter().find(|row| row.name == engine).unwrap().usage.waiting;
     assert_eq!(waits, 4);
 
     // Of two who have as many there, it is the turn of who was served longer ago.

@@ -152,6 +152,7 @@ async fn begin(context: &Context) -> Result<(), DatabaseError> {
     lease::renew(context).await?;
     for served in context.engines.iter() {
         let answer = Err("it has not answered yet");
+        engines::serve(&context.db, &served.name, &context.id).await?;
         engines::put(&context.db, &served.name, served.engine.kind(), answer, context.now()).await?;
         engines::describe(&context.db, &served.name, &served.offer(), &served.url).await?;
     }

@@ -155,5 +155,11 @@ async fn an_engine_that_is_taken_out_is_kept_in_view_until_what_it_runs_has_ende
     client.stop(&running).await?;
     let ended = client.wait_for(&running, &["exited", "failed", "lost"]).await?;
     ensure!(ended["status"]["exit_code"] == 143, "{ended:#}");
+    until("it to be shown no more", async || {
+        let seen = client.get("/v1/engines").await?;
+        let gone = seen["engines"].as_array().is_some_and(|all| all.iter().all(|one| one["name"] != "old"));
+        Ok(if gone { Ok(()) } else { Err(seen) })
+    })
+    .await?;
     deployment.stop().await
 }

@@ -4,7 +4,9 @@
 mod capacity;
 mod choice;
 mod clusters;
+mod confirmed;
 mod fail_over;
+mod hand_overs;
 mod turns;
 
 use anyhow::{Context as _, Result};

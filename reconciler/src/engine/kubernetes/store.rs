@@ -103,6 +103,8 @@ impl Store {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let known = waiting.get(&id).and_then(Weak::upgrade);
         known.unwrap_or_else(|| {
+            // Nobody waits for ever, and most of what was waited for is never heard of again.
+            waiting.retain(|_, waiter| waiter.strong_count() > 0);
             let notify = Arc::default();
             waiting.insert(id, Arc::downgrade(&notify));
             notify

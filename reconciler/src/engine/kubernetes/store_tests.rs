@@ -115,3 +115,15 @@ fn a_service_that_went_with_its_job_unseen_leaves_nothing() {
     list(&store, (Kind::Services, HERE), "here", || {});
     assert!(store.lock().executions.is_empty());
 }
+
+#[test]
+fn executions_that_nobody_waits_for_are_forgotten() {
+    let store = store();
+    let ids = (0..1_000_u64).map(|number| ExecutionId::new(renga_shared::domain::Timestamp(1), number.to_be_bytes()));
+    for id in ids {
+        drop(store.waiter(id));
+    }
+    let waits = store.waiter(id());
+    assert!(Arc::ptr_eq(&waits, &store.waiter(id())), "all who wait for the same are told at once");
+    assert_eq!(store.waiting.lock().unwrap().len(), 1);
+}

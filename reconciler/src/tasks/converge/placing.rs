@@ -9,6 +9,7 @@ use renga_shared::sql::DatabaseError;
 use renga_shared::sql::observations::{self, Observation, Placing};
 
 use super::{Next, Pass, PassError, Sight, Trouble, UNTIL_WOKEN};
+use crate::backoff;
 use crate::engine::EngineError;
 use crate::engines::Served;
 use crate::placement::{Placement, record_of};
@@ -43,7 +44,7 @@ impl Pass<'_> {
         execution.revision = revision;
         execution.status = scheduled;
         execution.placement = Some(record);
-        (self.work.attempts, self.work.due, self.work.queued_on) = (0, None, None);
+        (self.work.due, self.work.queued_on) = (None, None);
         if self.context.placements.placed(self.id(), engine, &placement.needs).await {
             was_turn(engine, observations::served(db, engine, &self.work.owner, self.context.now()).await);
         }
@@ -65,7 +66,7 @@ impl Pass<'_> {
         let pause = if placement.tried.iter().all(|tried| tried.outcome != Outcome::NotReady) {
             UNTIL_WOKEN
         } else {
-            LEFT_ALONE
+            LEFT_ALONE.max(backoff::after(self.work.attempts, self.context.random.number()))
         };
         let next = self.wait_as(waits, pause).await?;
         if joins && matches!(next, Next::Done) && self.context.placements.joined() {
@@ -128,14 +129,17 @@ impl Pass<'_> {
         Ok(self.context.placements.decide(self.context, &self.work, Some((&served.name, why))).await?)
     }
 
-    /// Records that the engine did not take it, and waits for an engine anew.
+    /// Records that the engine did not take it, and waits for an engine anew. That counts as an attempt, and only what the
+    /// execution achieves (its object is created, it runs) begins to count anew.
     async fn hand_on(&mut self, served: &Served, why: &Why, outcome: Outcome) -> Result<Next, Trouble> {
         let now = self.context.now();
         let mut record: PlacementRecord = record_of(&self.work);
         record.engine = None;
-        record.tried.push(Tried::new(served.name.clone(), why, now, outcome));
+        record.add_tried(Tried::new(served.name.clone(), why, now, outcome));
         let pending = self.observed(self.status().unscheduled(why.clone())?);
-        let seen = Observation { placement: serde_json::to_string(&record).ok(), attempts: 0, ..pending };
+        // Counted on: engines that hand it to and fro are asked ever more rarely.
+        let attempts = self.work.attempts.saturating_add(1);
+        let seen = Observation { placement: serde_json::to_string(&record).ok(), attempts, ..pending };
         if !self.write(seen).await? {
             return Ok(Next::Read);
         }
