@@ -1,7 +1,7 @@
-//! Keeps count of a cluster's room, by a watch of its nodes and one of the pods on them.
+//! Tracks a cluster's capacity with one watch of its nodes and one of the pods on them.
 //!
-//! Nothing is launched, stopped or judged by it. So where the deployer may not see nodes or other people's pods, its room is
-//! simply not known, which is said once.
+//! No launch, stop or observed state depends on it. So if the deployer may not read nodes or other users' pods, the
+//! capacity stays unknown, which is logged once.
 
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,14 +20,14 @@ use tokio::task::JoinSet;
 use super::client::Connection;
 use super::room::Nodes;
 
-/// How long after a failure a watch is begun anew: nobody waits for it.
+/// Pause before a failed watch is restarted. It may be long, because nothing waits for the watch.
 const PAUSE: Duration = Duration::from_secs(10);
-/// How long after being told that it may not.
+/// Pause before a forbidden watch is restarted.
 const FORBIDDEN_PAUSE: Duration = Duration::from_secs(300);
-/// Those that have a node and use it.
+/// The field selector of pods that are on a node and have not ended.
 const PODS_ON_NODES: &str = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed";
 
-/// A cluster's room as it is known now.
+/// The present capacity of a cluster, as far as it is known.
 pub(super) struct Capacity {
     connection: Arc<Connection>,
     nodes: Mutex<Nodes>,
@@ -41,7 +41,7 @@ impl Capacity {
         Self { connection, nodes: Mutex::default(), nodes_known, pods_known }
     }
 
-    /// The architecture of all nodes, and the room on them. `None`: it is not known, or not the same.
+    /// Returns the architecture of all nodes and their capacity. `None`: unknown, or not the same on all nodes.
     pub(super) fn now(&self) -> (Option<String>, Option<Room>) {
         let known = |flag: &AtomicBool| flag.load(Ordering::Acquire);
         let nodes = self.lock();
@@ -50,7 +50,7 @@ impl Capacity {
         (architecture, room.then(|| nodes.room()))
     }
 
-    /// Begins both watches among `tasks`.
+    /// Spawns both watches into `tasks`.
     pub(super) fn begin(self: &Arc<Self>, tasks: &mut JoinSet<()>) {
         let (nodes, pods) = (Arc::clone(self), Arc::clone(self));
         tasks.spawn(async move { nodes.keep::<Node>().await });
@@ -70,7 +70,7 @@ impl Capacity {
         }
     }
 
-    /// Whether it ended because it is forbidden.
+    /// Watches until a failure. Returns whether the API server forbids the watch.
     async fn until_it_fails<K: Counted>(&self) -> bool {
         let Ok(client) = self.connection.client().await else { return false };
         let mut events = watcher(Api::<K>::all(client), K::selected()).boxed();
@@ -96,7 +96,7 @@ impl Capacity {
     }
 }
 
-/// What is counted.
+/// A kind of object that determines the capacity.
 trait Counted: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static {
     fn selected() -> watcher::Config;
     fn known(capacity: &Capacity) -> &AtomicBool;
