@@ -1,11 +1,11 @@
-//! What engines say, as an execution's user gets to see it.
+//! Messages of engines, as an execution's user sees them.
 
 use std::error::Error;
 
-/// The longest text of an engine that is passed on.
+/// The maximum length of an engine's message that is passed on, in characters.
 const LONGEST: usize = 400;
 
-/// An engine's words: their first line, and not more of it than a status can bear.
+/// Returns the first line of an engine's message, cut to a length that fits into a status.
 pub(super) fn shown(message: &str) -> String {
     let line = message.lines().next().unwrap_or_default().trim();
     match line.char_indices().nth(LONGEST) {
@@ -14,7 +14,7 @@ pub(super) fn shown(message: &str) -> String {
     }
 }
 
-/// The innermost cause: the outer layers say "client error", that one says "connection refused".
+/// Returns the innermost cause, because outer layers only say "client error", and the innermost "connection refused".
 pub(super) fn innermost(error: &dyn Error) -> String {
     let mut cause = error;
     while let Some(source) = cause.source() {
