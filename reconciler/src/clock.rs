@@ -1,4 +1,4 @@
-//! Time as an argument: the system's clock for production, one that is moved by hand for tests and simulation.
+//! Time as an argument: the system's clock in production, a manual clock in tests and simulation.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -9,9 +9,9 @@ use futures::future::BoxFuture;
 use renga_shared::domain::Timestamp;
 use tokio::sync::oneshot;
 
-/// Where the time comes from.
+/// A source of time.
 pub trait Clock: Send + Sync + 'static {
-    /// The time now.
+    /// Returns the present time.
     fn now(&self) -> Timestamp;
 
     /// Completes when `duration` has passed.
@@ -34,7 +34,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that stands still until it is moved.
+/// A clock that stands still until it is advanced.
 #[derive(Clone, Debug)]
 pub struct ManualClock(Arc<Mutex<Manual>>);
 
@@ -69,12 +69,12 @@ impl Ord for Sleeper {
 }
 
 impl ManualClock {
-    /// A clock that stands at `now`.
+    /// Returns a clock that stands at `now`.
     pub fn new(now: Timestamp) -> Self {
         Self(Arc::new(Mutex::new(Manual { now, sleepers: BinaryHeap::new(), asked: 0 })))
     }
 
-    /// When the next of those who sleep is to wake.
+    /// Returns the time when the next sleeper is due to wake.
     pub fn next_wake(&self) -> Option<Timestamp> {
         let mut clock = self.lock();
         while clock.sleepers.peek().is_some_and(|sleeper| sleeper.wake.is_closed()) {
@@ -83,13 +83,13 @@ impl ManualClock {
         clock.sleepers.peek().map(|sleeper| sleeper.until.0.0)
     }
 
-    /// Moves on by `duration` and wakes whoever slept until then, in order.
+    /// Advances the clock by `duration` and wakes, in order, all sleepers whose time has come.
     pub fn advance(&self, duration: Duration) {
         let mut clock = self.lock();
         clock.now = clock.now.plus(duration);
         while clock.sleepers.peek().is_some_and(|sleeper| sleeper.until.0.0 <= clock.now) {
             if let Some(sleeper) = clock.sleepers.pop() {
-                // Whoever slept may have been dropped meanwhile.
+                // The sleeping future may have been dropped.
                 let _ = sleeper.wake.send(());
             }
         }
@@ -116,7 +116,7 @@ impl Clock for ManualClock {
         clock.sleepers.push(Sleeper { until, wake });
         Box::pin(async move {
             if woken.await.is_err() {
-                // The clock is gone: nobody will ever wake anyone.
+                // The clock was dropped, so no sleeper ever wakes.
                 std::future::pending::<()>().await;
             }
         })

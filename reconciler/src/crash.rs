@@ -1,7 +1,7 @@
-//! Points at which the crash tests end the process.
+//! Points at which the crash tests abort the process.
 
-/// Ends the process at once if `FAILPOINTS` says so, as `kill -9` would: nothing is cleaned up. `NAME=2*off->return` does
-/// it at the third passage. Without the feature `failpoints` there is nothing here.
+/// Aborts the process if `FAILPOINTS` says so, without cleanup, like `kill -9`. `NAME=2*off->return` aborts at the
+/// third passage. Without the feature `failpoints` the macro does nothing.
 macro_rules! crash_point {
     ($name:literal) => {
         fail::fail_point!($name, |_| std::process::abort())

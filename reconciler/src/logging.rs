@@ -1,6 +1,6 @@
-//! Logs: text for a person at a terminal, JSON for a machine.
+//! Logs: text for a person at a terminal, JSON otherwise.
 //!
-//! Obligation: whatever `RUST_LOG` asks for, no token and no environment of a container is among it.
+//! Obligation: no log contains a token or a container's environment, whatever `RUST_LOG` says.
 
 use std::io::IsTerminal as _;
 
@@ -10,7 +10,7 @@ use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, fmt};
 
-/// Sends what is traced to standard error. `RUST_LOG` filters it, `info` by default.
+/// Sends logs to standard error. `RUST_LOG` filters them; the default is `info`.
 pub fn start() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,sqlx=warn"));
     let lines = fmt::layer().with_writer(std::io::stderr);
@@ -18,8 +18,8 @@ pub fn start() {
     tracing_subscriber::registry().with(filter).with(filter_fn(tells_no_secret)).with(lines).init();
 }
 
-/// Libraries that tell at `debug` what they send: the client of the Docker Engine the bodies of its requests, and so the
-/// environments of containers; the host's client of PostgreSQL the parameters of statements.
+/// Libraries whose `debug` logs contain the data that they send: the Docker client's show request bodies, and so
+/// containers' environments; the PostgreSQL client's show the parameters of statements.
 const TELL_ALL: [&str; 2] = ["bollard", "tokio_postgres"];
 
 fn tells_no_secret(told: &Metadata<'_>) -> bool {

@@ -1,4 +1,4 @@
-//! What operators can graph: counters and gauges in Prometheus' text format.
+//! Metrics for operators: counters, gauges and a histogram in Prometheus' text format.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -71,33 +71,33 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// A pass ended.
+    /// Counts a pass by its outcome.
     pub fn pass(&self, succeeded: bool) {
         let outcome = if succeeded { "success" } else { "error" }.to_owned();
         self.passes.get_or_create(&Outcome { outcome }).inc();
     }
 
-    /// An execution was seen to run, so long after it was asked for.
+    /// Records the time from the request for an execution until it was observed running.
     pub fn started(&self, after: Duration) {
         self.start_latency.observe(after.as_secs_f64());
     }
 
-    /// Log bytes were stored.
+    /// Adds stored log bytes.
     pub fn logged(&self, bytes: i64) {
         self.log_bytes.inc_by(u64::try_from(bytes).unwrap_or(0));
     }
 
-    /// An orphan was removed.
+    /// Counts a removed orphan.
     pub fn swept(&self) {
         self.swept.inc();
     }
 
-    /// Whether an engine answers.
+    /// Sets whether an engine answers.
     pub fn engine(&self, name: &str, up: bool) {
         self.engine_up.get_or_create(&EngineLabel { engine: name.to_owned() }).set(up.into());
     }
 
-    /// How many executions are in each phase.
+    /// Replaces the number of executions in each phase.
     pub fn executions(&self, counts: &[(String, i64)]) {
         self.executions.clear();
         for (phase, count) in counts {
@@ -105,10 +105,10 @@ impl Metrics {
         }
     }
 
-    /// All of them, in Prometheus' text format.
+    /// Returns all metrics in Prometheus' text format.
     pub fn text(&self) -> String {
         let mut text = String::new();
-        // Writing to a String cannot fail.
+        // Writing to a `String` cannot fail.
         let _ = encode(&mut text, &self.lock());
         text
     }

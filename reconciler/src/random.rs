@@ -1,26 +1,26 @@
-//! Randomness as an argument: from the system for production, from a seed for simulation.
+//! Randomness as an argument: from the system in production, from a seed in simulation.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
-/// Where random numbers come from.
+/// A source of random numbers.
 #[derive(Clone, Debug)]
 pub struct Random(Arc<Mutex<StdRng>>);
 
 impl Random {
-    /// From the operating system.
+    /// Returns a generator that is seeded by the operating system.
     pub fn from_system() -> Self {
         Self(Arc::new(Mutex::new(StdRng::from_os_rng())))
     }
 
-    /// The sequence that belongs to `seed`.
+    /// Returns the generator for `seed`, which always yields the same sequence.
     pub fn from_seed(seed: u64) -> Self {
         Self(Arc::new(Mutex::new(StdRng::seed_from_u64(seed))))
     }
 
-    /// The next number.
+    /// Returns the next number.
     pub fn number(&self) -> u64 {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).random()
     }

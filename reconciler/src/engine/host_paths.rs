@@ -1,4 +1,4 @@
-//! Which paths of an engine's host a volume may use: those under a folder that the operator allowed.
+//! Restricts volumes to host paths under a folder that the operator allowed.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -6,11 +6,11 @@ use renga_shared::domain::Why;
 
 use super::EngineError;
 
-/// The path inside a hostPath volume that is to be mounted, if one of `allowed` holds it.
+/// Returns the path inside a hostPath volume to mount. Fails with `Refused` unless a folder of `allowed` contains it.
 ///
-/// `look` tells that the engine's host is this machine. Then symbolic links are followed first: whoever can write to an
-/// allowed folder could otherwise put a link there that leads out of it. It cannot be seen what is done to the folder
-/// between this look and the mount; a folder should be allowed only to users who may see all that its machine has.
+/// `look`: the engine's host is this machine. Symbolic links are then resolved before the check, because a user with
+/// write access to an allowed folder could add a link that leads out of it. A change of the folder between this check
+/// and the mount is not detected, so a folder should be allowed only to users who may see everything on its machine.
 pub(super) fn allow(
     path: &str,
     sub_path: Option<&str>,
@@ -39,7 +39,7 @@ pub(super) fn allow(
     Ok(normal)
 }
 
-/// The path without doubled slashes. `None` for one that is not absolute or that goes upwards.
+/// Returns the path without doubled slashes, or `None` if it is relative or contains `..`.
 fn normalise(path: &Path) -> Option<PathBuf> {
     let normal = |part: &Component<'_>| matches!(part, Component::RootDir | Component::Normal(_));
     (path.is_absolute() && path.components().all(|part| normal(&part))).then(|| path.components().collect())
@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_under_an_allowed_folder() {
+    fn paths_outside_allowed_folders_are_refused() {
         let folders = [Path::new("/srv/data"), Path::new("/mnt")];
         for good in ["/srv/data", "/srv/data/", "/srv//data/x", "/mnt/a/b"] {
             assert!(allowed(good, None, false, &folders).is_some(), "{good}");
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_that_leads_out_is_refused() {
+    fn a_symlink_out_of_an_allowed_folder_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let inside = folder.path().join("allowed");
         std::fs::create_dir_all(inside.join("real")).unwrap();

@@ -1,20 +1,20 @@
-//! The port to an engine: the obligations that Docker, the fake and every engine to come must keep.
+//! The port to an engine. Every adapter (Docker, Kubernetes, the fake) must keep these obligations.
 //!
-//! **Names.** The object of an execution is named [`object_name`] and carries labels with the execution's and the
-//! deployment's id, so that it is found again after any crash.
+//! **Names.** The object of an execution is named [`object_name`]. Its labels hold the ids of the execution and of the
+//! deployment, so that the reconciler finds it after any crash.
 //!
-//! **Two steps.** [`Engine::create`] makes an object that does not run; [`Engine::start`] runs it. Between the two the
-//! reconciler records the object's id, so that after a crash it knows whether the object may have run: an object that
-//! is gone before that record is made again, one that is gone after it is lost. Nothing runs twice.
+//! **Two steps.** [`Engine::create`] makes an object that does not run; [`Engine::start`] runs it. The reconciler
+//! records the object's id between the two, so that it knows after a crash whether the object may have run. An object
+//! that is gone before that record is created again; an object that is gone after it is lost. Nothing runs twice.
 //!
-//! **Idempotence.** Every operation may be repeated. `create` finds before it makes: an object of that name and this
-//! deployment is adopted. `start` of what runs or has run, `stop` of what has ended and `remove` of what is gone are successes.
-//! `start`, `stop` and `remove` take the engine's own id and so never touch a later object of the same name.
+//! **Idempotence.** Every operation may be repeated. `create` looks up before it creates: it adopts an object that has
+//! this name and deployment. `start` succeeds if the object runs or has run, `stop` if it has ended, `remove` if it is
+//! gone. `start`, `stop` and `remove` take the engine's own id, so they never touch a later object of the same name.
 //!
-//! **Errors** say what to do next: [`EngineError::Down`] and [`EngineError::Unreached`] are about the engine and never about an execution,
-//! [`EngineError::Retry`] passes with time, [`EngineError::Refused`] never will, and then nothing is left running.
+//! **Errors** name the next step. [`EngineError::Down`] and [`EngineError::Unreached`] describe the engine, never an
+//! execution. [`EngineError::Retry`] is temporary. [`EngineError::Refused`] is permanent, and nothing is left running.
 //!
-//! **Never wait without bound.** A call that gets no answer ends as `Down`; [`Engine::prepare`] may take as long as it makes
+//! **Bounded waits.** A call without an answer fails with `Down`. [`Engine::prepare`] may run as long as it makes
 //! progress.
 
 pub mod config;
@@ -41,135 +41,135 @@ use crate::clock::SystemClock;
 
 /// The label with the execution's id.
 pub const EXECUTION_LABEL: &str = "io.renga.execution";
-/// The label with the deployment's id: several deployments may share an engine.
+/// The label with the deployment's id, because several deployments may share an engine.
 pub const DEPLOYMENT_LABEL: &str = "io.renga.deployment";
 
-/// The name of the engine object of an execution.
+/// Returns the name of an execution's engine object.
 pub fn object_name(id: ExecutionId) -> String {
     format!("{RESERVED_PREFIX}{id}")
 }
 
-/// All that launching an execution takes. Not to be shown: there are secrets in the environment.
+/// Everything that a launch needs. It has no `Debug`, because the environment contains secrets.
 #[derive(Clone)]
 pub struct Launch {
     /// The execution.
     pub id: ExecutionId,
-    /// What to run.
+    /// The image, the command and the rest of the specification.
     pub spec: Specification,
-    /// The namespace that was asked for.
+    /// The requested namespace.
     pub namespace: String,
-    /// The whole environment: the specification's, then the execution's, then ours, each name once.
+    /// The whole environment, each name once: the specification's, then the execution's, then the deployer's own.
     pub environment: BTreeMap<String, String>,
 }
 
-/// An engine object as it is.
+/// The observed state of an engine object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Object {
-    /// The engine's own id of it.
+    /// The engine's own id of the object.
     pub id: String,
-    /// What it does.
+    /// The state of the object.
     pub state: ObjectState,
-    /// Its ports as they can be reached. Empty unless it runs.
+    /// The published ports, as a client reaches them. Empty unless the object runs.
     pub ports: Vec<PortBody>,
 }
 
-/// What an engine object does.
+/// The state of an engine object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ObjectState {
-    /// It was never started.
+    /// Never started.
     Created,
-    /// The engine is starting it and says why that takes long, if it does.
+    /// Being started, with the engine's reason if that takes long.
     Starting(Option<Why>),
-    /// It runs.
+    /// Running.
     Running {
-        /// Since when, by the engine's clock.
+        /// The start time, by the engine's clock.
         started: Timestamp,
     },
-    /// It ended.
+    /// Ended.
     Exited(Exit),
-    /// It has not run and never will: the engine gave up on it.
+    /// Never ran and never will, because the engine gave up on it.
     Failed(Why),
-    /// It ran, or may have, and what became of it cannot be known: the engine lost what it was made of.
+    /// Ran, or may have run, with an unknown outcome, because the engine lost its parts.
     Lost(Why),
 }
 
-/// How an object ended.
+/// The end of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exit {
     /// The exit code; `128 + signal` after a signal.
     pub code: i64,
-    /// Whether it was killed for using more memory than it may.
+    /// Whether the object was killed because it exceeded its memory limit.
     pub out_of_memory: bool,
-    /// When it began, by the engine's clock.
+    /// The start time, by the engine's clock.
     pub started: Option<Timestamp>,
-    /// When it ended, by the engine's clock.
+    /// The end time, by the engine's clock.
     pub finished: Timestamp,
-    /// What the engine says of it, such as a command that could not be run.
+    /// The engine's message about the end, such as a command that could not be run.
     pub error: Option<String>,
 }
 
-/// What an engine tells of itself.
+/// Facts that an engine reports about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EngineInfo {
-    /// Its version, as it says it.
+    /// The version, as the engine reports it.
     pub version: String,
-    /// The architecture of its machines, by the name that images use (`amd64`), if all have the same.
+    /// The architecture of the engine's machines, as images name it (`amd64`), if all machines have the same.
     pub architecture: Option<String>,
     /// How much room it has. An engine that will never tell it answers [`Capacity::NotReported`].
     pub capacity: Capacity,
 }
 
-/// What an engine takes, whatever its load.
+/// What an engine accepts at any load.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Accepts {
-    /// The kinds of volumes that it can mount.
+    /// The kinds of volumes that the engine can mount.
     pub volumes: Vec<Volumes>,
-    /// The protocols of ports that it can publish.
+    /// The protocols of ports that the engine can publish.
     pub protocols: Vec<Protocol>,
     /// The namespaces that executions may ask for.
     pub namespaces: Namespaces,
 }
 
-/// Something happened to an object of this deployment, or, after the stream was broken, may have.
+/// A change of this deployment's objects, or a possible one after the stream was broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EngineEvent {
-    /// Look at this one.
+    /// The object of this execution changed.
     Changed(ExecutionId),
-    /// Look at everything: events were missed. The first event of every stream.
+    /// Events were missed, so every object must be read again. The first event of every stream.
     Resync,
 }
 
-/// What an execution wrote at once.
+/// One piece of an execution's output.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogEntry {
-    /// Where.
+    /// The stream that it was written to.
     pub stream: LogStream,
-    /// When, by the engine's clock: nanoseconds since the Unix epoch. Never decreases within an object.
+    /// The time by the engine's clock, in nanoseconds since the Unix epoch. Never decreases within an object.
     pub nanos: i64,
-    /// The bytes as they were, line ends included.
+    /// The unchanged bytes, line ends included.
     pub bytes: Bytes,
 }
 
-/// What can go wrong with an engine, by what the reconciler does about it. The texts go into `status.message`: they are
-/// for the execution's user and hold no secret.
+/// A failed engine call. The variants follow what the reconciler does next. The messages go into `status.message`: they
+/// are written for the execution's user and contain no secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EngineError {
-    /// It does not answer: nothing is known of anything on it, nor whether it did what it was asked.
+    /// No answer. The state of the engine's objects is unknown, and the call may or may not have had its effect.
     #[error("the engine does not answer: {0}")]
     Down(String),
-    /// It could not even be asked: nothing came of this call, and nothing is known of anything on it.
+    /// The call did not get through. It had no effect, and the state of the engine's objects is unknown.
     #[error("the engine cannot be reached: {0}")]
     Unreached(String),
-    /// It answers but cannot do this now.
+    /// The engine answers but cannot do this now.
     #[error("{}", .0.message)]
     Retry(Why),
-    /// It will never do this.
+    /// The engine will never do this.
     #[error("{}", .0.message)]
     Refused(Why),
 }
 
 impl EngineError {
-    /// Why the engine is not there, if that is what this says.
+    /// Returns the reason if the error says that the engine is unreachable.
     pub fn away(&self) -> Option<&str> {
         match self {
             Self::Down(reason) | Self::Unreached(reason) => Some(reason),
@@ -178,13 +178,13 @@ impl EngineError {
     }
 }
 
-/// A place that runs executions.
+/// The port to an engine that runs executions.
 #[async_trait]
 pub trait Engine: Send + Sync + 'static {
-    /// What it is, as requests name it: `docker`.
+    /// Returns the kind of engine, as requests name it: `docker`.
     fn kind(&self) -> &'static str;
 
-    /// What it takes. Known without asking it.
+    /// Returns what the engine accepts. Needs no call to the engine.
     fn accepts(&self) -> Accepts;
 
     /// The capacity at this moment, of an engine that knows it without being asked. `None`: as its last probe told.
@@ -192,61 +192,61 @@ pub trait Engine: Send + Sync + 'static {
         None
     }
 
-    /// Asks whether it is there.
+    /// Checks that the engine answers, and returns its facts.
     async fn probe(&self) -> Result<EngineInfo, EngineError>;
 
-    /// Makes ready what `create` needs, such as the image. `progress` is told what it waits for, as often as there is
-    /// something new to say.
+    /// Prepares what `create` needs, such as the image. Calls `progress` with the reason for waiting whenever it
+    /// changes.
     async fn prepare(&self, launch: &Launch, progress: &(dyn Fn(Why) + Send + Sync)) -> Result<(), EngineError>;
 
-    /// Makes the object, or adopts the one that there is, and completes it if a call that was cut off left something out.
-    /// It does not run yet. Returns the engine's own id of it.
+    /// Creates the object without running it, and returns the engine's own id of it. Adopts an existing object, and
+    /// completes it if an interrupted call left a part out.
     async fn create(&self, launch: &Launch) -> Result<String, EngineError>;
 
     /// Runs the object.
     async fn start(&self, object: &str) -> Result<(), EngineError>;
 
-    /// The object of an execution, by its derived name. `None`: there is none.
+    /// Returns the object of an execution, by its derived name, or `None` if there is none.
     async fn inspect(&self, id: ExecutionId) -> Result<Option<Object>, EngineError>;
 
-    /// Asks the object to end, and kills it after `grace`. Returns when it has ended.
+    /// Asks the object to end, and kills it after `grace`. Returns when the object has ended.
     async fn stop(&self, object: &str, grace: Duration) -> Result<(), EngineError>;
 
-    /// Removes the object, running or not, with what belongs to it alone. Returns when it is gone.
+    /// Removes the object, running or not, with everything that belongs only to it. Returns when the object is gone.
     async fn remove(&self, object: &str) -> Result<(), EngineError>;
 
-    /// The executions of this deployment that have an object. One call, however many there are.
+    /// Lists this deployment's objects. Makes one call, however many objects there are.
     async fn list(&self) -> Result<Vec<Listed>, EngineError>;
 
-    /// What the object writes, from `since` (nanoseconds since the Unix epoch, inclusive) on. Follows a running object,
-    /// and ends when it has ended.
+    /// Streams the object's output from `since` (nanoseconds since the Unix epoch, inclusive). Follows a running object
+    /// until it has ended.
     fn logs(&self, object: &str, since: i64) -> BoxStream<'static, Result<LogEntry, EngineError>>;
 
-    /// What happens to objects of this deployment. Ends with an error when the engine goes away.
+    /// Streams the events of this deployment's objects. Fails when the engine becomes unreachable.
     fn events(&self) -> BoxStream<'static, Result<EngineEvent, EngineError>>;
 }
 
 /// One object of [`Engine::list`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {
-    /// The execution on its label.
+    /// The execution that the object's label names.
     pub execution: ExecutionId,
-    /// The engine's own id of it.
+    /// The engine's own id of the object.
     pub object: String,
-    /// Whether it runs.
+    /// Whether the object runs.
     pub running: bool,
-    /// When it was made, by the engine's clock.
+    /// The creation time, by the engine's clock.
     pub created: Timestamp,
 }
 
-/// Where an engine is, as the configuration says it.
+/// The address of an engine, as the configuration gives it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EngineUrl {
     /// A Docker Engine.
     Docker(docker::DockerUrl),
     /// A Kubernetes cluster.
     Kubernetes(kubernetes::KubernetesUrl),
-    /// The fake, which runs nothing: for tests and benchmarks.
+    /// The fake engine for tests and benchmarks, which runs nothing.
     Fake,
 }
 
@@ -256,7 +256,7 @@ pub enum EngineUrl {
 pub struct BadEngineUrl(pub String);
 
 impl EngineUrl {
-    /// Reads `docker:///var/run/docker.sock`, `docker+tcp://host:2376?certs=DIR`, `k8s://CONTEXT` or `fake://`.
+    /// Parses `docker:///var/run/docker.sock`, `docker+tcp://host:2376?certs=DIR`, `k8s://CONTEXT` or `fake://`.
     pub fn parse(url: &str) -> Result<Self, BadEngineUrl> {
         match url.split_once("://").map(|(scheme, _)| scheme) {
             Some("docker" | "docker+tcp") => docker::DockerUrl::parse(url).map(Self::Docker),
@@ -269,7 +269,7 @@ impl EngineUrl {
         }
     }
 
-    /// The engine there. Nothing is asked of it yet.
+    /// Returns an adapter for the engine. Sends nothing to the engine yet.
     pub fn connect(&self, settings: &EngineSettings) -> Arc<dyn Engine> {
         match self {
             Self::Docker(url) => Arc::new(docker::Docker::new(url.clone(), settings.clone())),
@@ -279,15 +279,15 @@ impl EngineUrl {
     }
 }
 
-/// What every engine of a deployment is told.
+/// The settings that all engines of a deployment share.
 #[derive(Clone, Debug)]
 pub struct EngineSettings {
-    /// The deployment's id, for the label.
+    /// The deployment's id, for the objects' label.
     pub deployment: String,
-    /// Folders of the host that volumes may use: `DEPLOYER_HOST_PATHS`.
+    /// The folders of the host that volumes may use: `DEPLOYER_HOST_PATHS`.
     pub host_paths: Vec<PathBuf>,
     /// The address that ports are published on: `DEPLOYER_DOCKER_CONTAINER_IP`.
     pub container_ip: std::net::IpAddr,
-    /// What only clusters need.
+    /// The settings that only Kubernetes clusters need.
     pub kubernetes: kubernetes::KubernetesSettings,
 }

@@ -1,8 +1,8 @@
-//! What engines say, as an execution's user gets to see it.
+//! Messages of engines, as an execution's user sees them.
 
 use std::error::Error;
 
-/// The longest text of an engine that is passed on.
+/// The maximum length of an engine's message that is passed on, in characters.
 const LONGEST: usize = 400;
 
 /// An engine's words: their first line, and not more of it than a status can bear.
@@ -14,7 +14,7 @@ pub(crate) fn shown(message: &str) -> String {
     }
 }
 
-/// The innermost cause: the outer layers say "client error", that one says "connection refused".
+/// Returns the innermost cause, because outer layers only say "client error", and the innermost "connection refused".
 pub(super) fn innermost(error: &dyn Error) -> String {
     let mut cause = error;
     while let Some(source) = cause.source() {

@@ -1,4 +1,4 @@
-//! What Docker is asked to create for a launch.
+//! The request body that creates the container of a launch.
 
 use std::collections::HashMap;
 
@@ -8,18 +8,18 @@ use renga_shared::domain::{PortSpec, Quantity, Resources, Why};
 use super::mounts::Mounts;
 use crate::engine::{DEPLOYMENT_LABEL, EXECUTION_LABEL, EngineError, EngineSettings, Launch};
 
-/// The label with the ports in the order of the specification, which Docker forgets.
+/// The label with the ports in the order of the specification, because Docker does not keep that order.
 pub(super) const PORTS_LABEL: &str = "io.renga.ports";
-/// More processes and threads than any sane job has, fewer than would starve the machine.
+/// The process limit: more processes and threads than any sane job has, but too few to starve the machine.
 const PIDS: i64 = 4_096;
-/// Of Docker's default set these are dropped: no job forges packets, makes devices or writes to the audit log.
+/// Capabilities dropped from Docker's default set: no job forges packets, creates devices or writes to the audit log.
 const DROPPED: [&str; 3] = ["AUDIT_WRITE", "MKNOD", "NET_RAW"];
-/// Docker's driver and capability for NVIDIA's GPUs, under Kubernetes' name for them.
+/// Kubernetes' name for NVIDIA GPUs, for which Docker has its own driver and capability.
 pub(super) const GPU: &str = "nvidia.com/gpu";
-/// The least memory that Docker takes as a reservation.
+/// The smallest memory reservation that Docker accepts, in bytes.
 const LEAST_RESERVATION: i64 = 6 << 20;
 
-/// The container of a launch.
+/// Returns the request body for a launch. Fails with `Refused` if Docker cannot provide a resource.
 pub(super) fn body(
     launch: &Launch,
     settings: &EngineSettings,
@@ -32,7 +32,7 @@ pub(super) fn body(
         (DEPLOYMENT_LABEL.to_owned(), settings.deployment.clone()),
         (PORTS_LABEL.to_owned(), ports.join(",")),
     ]);
-    // An address makes one binding; without one there are two, for IPv4 and IPv6, with different ports.
+    // With an address Docker makes one binding; without, two with different ports, one for IPv4 and one for IPv6.
     let binding = PortBinding { host_ip: Some(settings.container_ip.to_string()), host_port: Some("0".into()) };
     let bindings: PortMap = ports.iter().map(|port| (port.clone(), Some(vec![binding.clone()]))).collect();
     let host = HostConfig {
@@ -55,14 +55,14 @@ pub(super) fn body(
     })
 }
 
-/// As Docker writes a port: `8080/tcp`.
+/// Returns a port in Docker's notation: `8080/tcp`.
 pub(super) fn key(port: &PortSpec) -> String {
     format!("{}/{}", port.number, port.protocol.as_str())
 }
 
-/// `local` keeps the bytes as they are; `json-file` replaces what is not UTF-8, also where it cuts a long line in the
-/// middle of a character. Rotation would lose what the collector has not read yet, so there is none: Docker's own
-/// default has none either.
+/// The driver `local` keeps the bytes unchanged; `json-file` replaces invalid UTF-8, also where it cuts a long line in
+/// the middle of a character. Rotation is off because it would drop output that the collector has not read yet.
+/// Docker's own default does not rotate either.
 fn log_config() -> HostConfigLogConfig {
     let options = [("max-size", "1t"), ("max-file", "1"), ("compress", "false")];
     HostConfigLogConfig {
@@ -77,7 +77,7 @@ fn limited(resources: &Resources) -> Result<HostConfig, EngineError> {
         match name {
             "memory" => {
                 host.memory = Some(limit.as_whole());
-                // Both together: no swap.
+                // Equal values turn swap off.
                 host.memory_swap = Some(limit.as_whole());
             }
             "cpu" => host.nano_cpus = Some(limit.as_nanos()),
@@ -88,7 +88,7 @@ fn limited(resources: &Resources) -> Result<HostConfig, EngineError> {
     for (name, request) in given(&resources.requests) {
         match name {
             "memory" => host.memory_reservation = Some(request.as_whole()).filter(|bytes| *bytes >= LEAST_RESERVATION),
-            // As the kubelet turns them into shares.
+            // The kubelet's conversion from CPU to shares.
             "cpu" => host.cpu_shares = Some((request.as_nanos() / 1_000_000 * 1_024 / 1_000).clamp(2, 262_144)),
             GPU => host.device_requests = host.device_requests.or_else(|| Some(gpus(request))),
             other => return Err(unsupported(other)),
@@ -97,7 +97,7 @@ fn limited(resources: &Resources) -> Result<HostConfig, EngineError> {
     Ok(host)
 }
 
-/// Zero of a resource asks for nothing.
+/// Returns the amounts above zero, because zero of a resource requests nothing.
 fn given(amounts: &renga_shared::domain::Amounts) -> impl Iterator<Item = (&str, &Quantity)> {
     amounts.iter().filter(|(_, amount)| amount.as_nanos() > 0).map(|(name, amount)| (name.as_str(), amount))
 }

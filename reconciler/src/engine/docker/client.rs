@@ -1,4 +1,4 @@
-//! The connection to a Docker Engine: made when it is needed, forgotten when the engine does not answer.
+//! The connection to a Docker Engine: opened on first use, dropped when the engine does not answer.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -6,23 +6,23 @@ use std::time::Duration;
 use super::failure::Failure;
 use super::url::DockerUrl;
 
-/// How long an engine may take to answer a question, or to begin a stream.
+/// Time limit for a query, or for the beginning of a stream.
 pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(30);
-/// How long it may take to do something.
+/// Time limit for a call that changes something.
 pub(super) const ACT_WITHIN: Duration = Duration::from_secs(120);
-/// The oldest API that is spoken here, that of Docker Engine 20.10.
+/// The oldest supported API version, that of Docker Engine 20.10.
 const OLDEST: (usize, usize) = (1, 41);
-/// From this version on, the driver `local` gives back the line end of a line that it cut into pieces.
+/// The first major version whose driver `local` returns the line end of a line that it stored in pieces.
 const KEEPS_LINE_ENDS: u32 = 23;
 
-/// Speaks to one engine.
+/// The client of one engine.
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) url: DockerUrl,
     connection: Mutex<Option<Connection>>,
 }
 
-/// An engine that has answered.
+/// A connection to an engine that has answered.
 #[derive(Clone, Debug)]
 pub(super) struct Connection {
     pub(super) docker: bollard::Docker,
@@ -30,12 +30,12 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// For streams: the beginning of an answer is waited for as long as for a whole one, the rest for ever.
+    /// Returns a client for streams: a response must begin within `ANSWER_WITHIN`, and may then last without limit.
     pub(super) fn for_streams(&self) -> bollard::Docker {
         self.docker.clone().with_timeout(ANSWER_WITHIN)
     }
 
-    /// Whether the engine forgets the line ends of lines that it logs in pieces.
+    /// Whether the engine drops the line ends of lines that it stores in pieces.
     pub(super) fn loses_line_ends(&self) -> bool {
         let major = self.version.split('.').next().and_then(|major| major.parse::<u32>().ok());
         major.is_some_and(|major| major < KEEPS_LINE_ENDS)
@@ -47,7 +47,7 @@ impl Client {
         Self { url, connection: Mutex::new(None) }
     }
 
-    /// The connection there is, or a new one.
+    /// Returns the present connection, or opens a new one.
     pub(super) async fn connection(&self) -> Result<Connection, Failure> {
         let known = self.connection.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match known {
@@ -56,7 +56,7 @@ impl Client {
         }
     }
 
-    /// Asks who is there, also when somebody was before: the engine may be another version by now.
+    /// Opens a new connection, even if there is one, because the engine may have another version by now.
     pub(super) async fn connect(&self) -> Result<Connection, Failure> {
         let docker = self.url.connect().map_err(Failure::Unreached)?;
         let docker = self.answer(ANSWER_WITHIN, docker.negotiate_version()).await.map_err(Failure::before_asking)?;
@@ -75,7 +75,7 @@ impl Client {
         Ok(connection)
     }
 
-    /// Waits for an answer, but not for ever.
+    /// Waits for the result of a call. Fails with `Down` if none comes within `within`.
     pub(super) async fn answer<T>(
         &self,
         within: Duration,
@@ -88,7 +88,7 @@ impl Client {
         answer.map_err(|failure| self.heard(failure))
     }
 
-    /// Forgets the connection to an engine that does not answer, and says which engine that is.
+    /// Drops the connection if the engine did not answer, and adds the engine's address to the failure.
     pub(super) fn heard(&self, failure: Failure) -> Failure {
         let named = |reason: String| {
             *self.connection.lock().unwrap_or_else(PoisonError::into_inner) = None;

@@ -1,4 +1,4 @@
-//! What happens to the containers of this deployment.
+//! The events of this deployment's containers.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,15 +14,15 @@ use super::client::{ANSWER_WITHIN, Client};
 use super::failure::Failure;
 use crate::engine::{DEPLOYMENT_LABEL, EXECUTION_LABEL, EngineError, EngineEvent};
 
-/// What changes an object's state or existence.
+/// The Docker events that change an object's state or existence.
 const ACTIONS: [&str; 7] = ["create", "start", "die", "oom", "destroy", "pause", "unpause"];
 
-/// How long after a container's end its engine may still hear why it was killed: on a busy machine a second is not enough.
+/// Time in which an engine may still learn why a container ended. One second is too short on a busy machine.
 const TOLD_WITHIN: Duration = Duration::from_secs(3);
-/// As events have it.
+/// SIGKILL in the notation of Docker's events.
 const SIGKILL: &str = "9";
 
-/// The events of a deployment, until the engine goes away.
+/// Streams the events of a deployment until the engine becomes unreachable.
 pub(super) fn events(
     client: Arc<Client>,
     deployment: String,
@@ -40,15 +40,15 @@ async fn begin(
         ("label".to_owned(), vec![format!("{DEPLOYMENT_LABEL}={deployment}")]),
         ("event".to_owned(), ACTIONS.map(str::to_owned).into()),
     ]);
-    // The engine keeps its last 256 events and gives them again. Among them is whatever happens between the resync that
-    // is asked for here and the moment when the engine begins to tell.
+    // The engine repeats its last 256 events. They include what happens between the resync that is requested here and
+    // the moment when the engine begins to send.
     let options = EventsOptions { since: Some("1".into()), until: None, filters: Some(filters) };
     let messages = connection.for_streams().events(Some(options)).map_err(Failure::from);
     let ended = || Failure::Down("its stream of events ended".into());
     let heard = messages
         .chain(stream::once(async move { Err(ended()) }))
         .map_err(move |failure| match client.heard(failure) {
-            // Whatever ended it: events are missed from here on.
+            // An error answer counts as `Down` too, because events are missed from here on.
             Failure::Answered { message, .. } => EngineError::Down(message),
             down => down.into(),
         })
@@ -56,10 +56,11 @@ async fn begin(
     Ok(stream::once(async { Ok(EngineEvent::Resync) }).chain(heard).boxed())
 }
 
-/// Whether a container that was killed, and ended at `finished`, was killed because its memory did not suffice, by the engine's
-/// events. They know better than the container's state: an engine that hears of the end first, and of its cause a moment later,
-/// leaves the state as it was (Docker Engine 20.10, in one of 40 ends when eight containers run out of memory at once). That moment
-/// is waited for, unless the engine itself killed it. Of what runs out of memory in its first moment an engine may never hear.
+/// Returns whether a container that was killed and ended at `finished` ran out of memory, according to the engine's
+/// events. The events are more reliable than the container's state: if the engine learns of the end first and of its
+/// cause a moment later, it does not update the state (Docker Engine 20.10: one in 40 ends, with eight containers that
+/// run out of memory at once). This call waits for that moment unless the engine itself killed the container. An engine
+/// may never learn the cause if a container runs out of memory in its first moment.
 pub(super) async fn ran_out_of_memory(client: &Client, container: &str, finished: Timestamp) -> Result<bool, Failure> {
     let connection = client.connection().await?;
     let filters = HashMap::from([
@@ -73,13 +74,13 @@ pub(super) async fn ran_out_of_memory(client: &Client, container: &str, finished
         connection.for_streams().events(Some(options)).try_filter_map(|event| async { Ok(is_for_memory(event)) });
     tokio::pin!(told);
     let first = client.answer(ANSWER_WITHIN, async {
-        // By a clock that was put back, the moment may be far away.
+        // If the clock was set back, `until` may be far in the future.
         tokio::time::timeout(2 * TOLD_WITHIN, told.try_next()).await.unwrap_or(Ok(None))
     });
     Ok(first.await?.unwrap_or(false))
 }
 
-/// Whether an event that tells why a container was killed says that it was for memory; `None`: it does not tell.
+/// Returns whether an event gives memory as the reason of a kill, or `None` if the event gives no reason.
 fn is_for_memory(event: EventMessage) -> Option<bool> {
     if event.action.as_deref() == Some("oom") {
         return Some(true);

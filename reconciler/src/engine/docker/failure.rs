@@ -1,4 +1,4 @@
-//! What went wrong with a call, and what that means for an execution.
+//! Failed calls, and their meaning for an execution.
 
 use bollard::errors::Error;
 use renga_shared::domain::Why;
@@ -6,19 +6,19 @@ use renga_shared::domain::Why;
 use crate::engine::EngineError;
 use crate::engine::words::{innermost, shown};
 
-/// Why a call to a Docker Engine brought nothing.
+/// The failure of a call to a Docker Engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Failure {
-    /// The engine said so.
+    /// The engine answered with an error.
     Answered {
         /// The HTTP status.
         status: u16,
-        /// Its own words.
+        /// The engine's own message.
         message: String,
     },
-    /// There was no answer, or none that makes sense.
+    /// There was no answer, or an unreadable one.
     Down(String),
-    /// There was no connection: the engine was not asked.
+    /// There was no connection, so no request was sent.
     Unreached(String),
 }
 
@@ -28,7 +28,7 @@ impl From<Error> for Failure {
             Error::DockerResponseServerError { status_code, message } => {
                 Self::Answered { status: status_code, message }
             }
-            // It came in the middle of a stream that had begun as a success.
+            // The error came inside a stream whose HTTP status was a success.
             Error::DockerStreamError { error } => Self::Answered { status: 500, message: error },
             other => {
                 let unreached = matches!(&other, Error::HyperLegacyError { err } if err.is_connect());
@@ -40,7 +40,7 @@ impl From<Error> for Failure {
 }
 
 impl Failure {
-    /// The same, of a question that comes before what the engine is to be asked for.
+    /// Maps `Down` to `Unreached`, because the failed call came before the actual request.
     pub(super) fn before_asking(self) -> Self {
         match self {
             Self::Down(reason) => Self::Unreached(reason),
@@ -72,7 +72,7 @@ fn is_disk_full(message: &str) -> bool {
     message.contains("no space left on device") || message.contains("disk quota exceeded")
 }
 
-/// What a failed pull of `image` means.
+/// Maps the failure of a pull of `image`.
 pub(super) fn of_pull(failure: Failure, image: &str) -> EngineError {
     let Failure::Answered { message, .. } = &failure else { return failure.into() };
     if is_disk_full(message) {
@@ -93,7 +93,7 @@ pub(super) fn of_pull(failure: Failure, image: &str) -> EngineError {
     }
 }
 
-/// What a failed creation of a container of `image` means.
+/// Maps the failure to create a container of `image`.
 pub(super) fn of_create(failure: Failure, image: &str) -> EngineError {
     match &failure {
         Failure::Answered { status: 404, message } if message.to_ascii_lowercase().contains("no such image") => {
@@ -112,12 +112,12 @@ pub(super) fn of_create(failure: Failure, image: &str) -> EngineError {
     }
 }
 
-/// What a failed start means. The container is left as it was made, and would fail again in the same way.
+/// Maps the failure of a start. The container stays as it was created, and would fail again in the same way.
 pub(super) fn of_start(failure: Failure) -> EngineError {
     let Failure::Answered { status, message } = &failure else { return failure.into() };
     let said = |words: &str| message.contains(words);
     let refused = |reason: &str, text: String| EngineError::Refused(Why::new(reason, text));
-    // The runtime's words for what it could not execute begin so; those for mounts and devices do not.
+    // The runtime's messages about commands begin like this; its messages about mounts and devices do not.
     let executing = said("exec: ") || said("exec user process");
     if *status == 404 {
         EngineError::Retry(Why::new("ObjectGone", "Its container is no longer there."))
@@ -142,7 +142,7 @@ pub(super) fn of_start(failure: Failure) -> EngineError {
     }
 }
 
-/// The part of a runtime's message that says what happened, without the layers around it.
+/// Returns the part of a runtime's message that names the cause, without the layers around it.
 fn cause(message: &str) -> String {
     let line = message.lines().next().unwrap_or_default();
     let inner = line.find("exec: ").or_else(|| line.find("error mounting")).map_or(line, |at| &line[at..]);
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn pulls_fail_for_now_or_for_ever() {
+    fn pull_failures_are_temporary_or_permanent() {
         for (message, expected) in [
             (
                 "manifest for 127.0.0.1:1/a:b not found: manifest unknown: manifest unknown",
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn starts_fail_for_now_or_for_ever() {
+    fn start_failures_are_temporary_or_permanent() {
         let runc = |inner: &str| {
             format!("failed to create shim task: OCI runtime create failed: runc create failed: {inner}: unknown")
         };
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rest_goes_by_its_status() {
+    fn other_failures_are_classified_by_status() {
         for (status, expected) in [(500, "retry"), (503, "retry"), (409, "retry"), (400, "refused"), (404, "refused")] {
             assert_eq!(told(&answered(status, "x").into()).0, expected, "{status}");
         }

@@ -1,11 +1,11 @@
-//! The logs of a container, from its beginning to its end, each byte once.
+//! The logs of a container, from beginning to end, each byte once.
 //!
-//! Docker is always asked for all of it, and what is not wanted is left out here, for three reasons:
-//! - A line of more than 16 KiB comes in pieces which all bear the time of the first, however much later they were
-//!   written. Asked for what is newer than some time, Docker leaves out pieces that are newer. Here times never decrease.
-//! - An engine before 23 stops following when the container ends, even if it has not passed on all that was written. So
-//!   the logs are read again after that, without what was seen; the order is always the same.
-//! - An engine before 23 forgets the line end of a line that it kept in pieces. It is put back when the next line begins.
+//! Each read requests the whole logs and skips unneeded entries here, for three reasons:
+//! - Docker sends a line of more than 16 KiB in pieces that all have the time of the first, however much later they
+//!   were written. So a request with `since` would omit newer pieces. Here times never decrease.
+//! - An engine before 23 stops following when the container ends, even if it has not sent all output. So the logs are
+//!   read again afterwards, and known entries are skipped; the order is always the same.
+//! - An engine before 23 drops the line end of a line that it stored in pieces. It is added when the next line begins.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -24,13 +24,13 @@ use super::client::{ANSWER_WITHIN, Client};
 use super::failure::Failure;
 use crate::engine::{EngineError, LogEntry};
 
-/// The size of the pieces in which Docker keeps a line.
+/// The size of the pieces in which Docker stores a line, in bytes.
 const PIECE: usize = 16 * 1024;
-/// How often a container that runs, but whose logs end, is asked again before that is an error, and how long between.
+/// Maximum number of reads in a row without news while the container runs, and the pause between two of them.
 const TRIES: u32 = 50;
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// The logs of `object` from `since` on.
+/// Streams the logs of `object` from `since` on.
 pub(super) fn follow(
     client: Arc<Client>,
     object: String,
@@ -55,22 +55,22 @@ struct Follower {
     client: Arc<Client>,
     object: String,
     since: i64,
-    /// What is being read now.
+    /// The present read.
     pass: Option<Pass>,
-    /// How much of the logs was read, in all passes.
+    /// The number of outputs read so far, over all passes.
     read: usize,
-    /// Passes in a row that brought nothing although the container runs.
+    /// The number of passes in a row that brought nothing although the container runs.
     idle: u32,
     lines: Lines,
     next: VecDeque<LogEntry>,
 }
 
-/// One reading of the logs, from their beginning.
+/// One read of the logs, from their beginning.
 struct Pass {
     outputs: BoxStream<'static, Result<LogOutput, Failure>>,
-    /// How much of it was read before.
+    /// The number of outputs still to skip, because earlier passes read them.
     skip: usize,
-    /// Whether the container ran when it began: then it may end before the logs do.
+    /// Whether the container ran when the pass began. The stream may then end before the logs do.
     running: bool,
     news: bool,
 }
@@ -115,7 +115,7 @@ impl Follower {
         }
     }
 
-    /// Begins to read anew. `None`: the container is gone.
+    /// Starts a new pass, or returns `None` if the container is gone.
     async fn begin(&mut self) -> Result<Option<Pass>, EngineError> {
         let connection = self.client.connection().await?;
         let inspect = connection.docker.inspect_container(&self.object, None::<InspectContainerOptions>);
@@ -152,16 +152,15 @@ impl Follower {
     }
 }
 
-/// No such container, or one that is being removed.
+/// Whether the container does not exist or is being removed.
 fn is_gone(failure: &Failure) -> bool {
     matches!(failure, Failure::Answered { status: 404 | 409, .. })
 }
 
-/// The entries of a container's whole logs, as Docker gives them with times. `loses_line_ends`: the engine is one before
-/// 23.
+/// Returns the entries of a container's whole logs, read with timestamps. `loses_line_ends`: the engine is before 23.
 ///
 /// # Errors
-/// When something among them is no log.
+/// Fails with [`EngineError::Retry`] if an output is not a log entry.
 pub fn entries(
     outputs: impl IntoIterator<Item = LogOutput>,
     loses_line_ends: bool,
@@ -175,7 +174,7 @@ pub fn entries(
     Ok(entries.into())
 }
 
-/// Makes entries of what Docker gives.
+/// Converts Docker's outputs into entries.
 #[derive(Debug, Default)]
 struct Lines {
     loses_line_ends: bool,
@@ -188,10 +187,10 @@ struct Lines {
 /// The last piece of a line that has not ended.
 #[derive(Clone, Copy, Debug)]
 struct Piece {
-    /// The time that all pieces of the line bear.
+    /// The time that all pieces of the line have.
     nanos: i64,
     length: usize,
-    /// Whether there was a piece before it.
+    /// Whether the line has an earlier piece.
     continues: bool,
 }
 
@@ -200,7 +199,7 @@ impl Lines {
         let (stream, message) = match output {
             LogOutput::StdOut { message } => (LogStream::Stdout, message),
             LogOutput::StdErr { message } => (LogStream::Stderr, message),
-            // The engine's own words, which it puts in the same stream.
+            // The engine's own messages, which it puts into the same stream.
             LogOutput::StdIn { message } | LogOutput::Console { message } => return Err(unreadable(&message)),
         };
         let (time, bytes) = split(&message).ok_or_else(|| unreadable(&message))?;
@@ -221,8 +220,8 @@ impl Lines {
         Ok(())
     }
 
-    /// Nothing more comes. Whether a line in pieces ended with a line end or with the output cannot be told where line
-    /// ends are lost; almost always it was a line end.
+    /// Ends the input. Where line ends are lost, a last line in pieces may have ended with or without one. A line end
+    /// is assumed, because that is almost always right.
     fn end(&mut self, entries: &mut VecDeque<LogEntry>) {
         for stream in [LogStream::Stdout, LogStream::Stderr] {
             let last = self.piece(stream).take();
@@ -240,7 +239,7 @@ impl Lines {
     }
 }
 
-/// Splits `2006-01-02T15:04:05.999999999Z text` into nanoseconds since the epoch and the text.
+/// Splits `2006-01-02T15:04:05.999999999Z text` into nanoseconds since the Unix epoch and the text.
 fn split(message: &Bytes) -> Option<(i64, Bytes)> {
     let end = message.iter().take(40).position(|byte| *byte == b' ')?;
     let time = std::str::from_utf8(&message[..end]).ok()?;
@@ -272,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn times_never_decrease_and_lost_line_ends_come_back() {
+    fn times_never_decrease_and_lost_line_ends_are_restored() {
         use LogStream::{Stderr, Stdout};
         let written = [
             (Stdout, 1, "long "),
@@ -300,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_entry_is_an_error() {
+    fn malformed_output_is_an_error() {
         let mut lines = Lines::default();
         for message in ["Error grabbing logs: EOF", "", "yesterday text"] {
             let output = LogOutput::StdOut { message: Bytes::from(message) };

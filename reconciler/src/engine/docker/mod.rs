@@ -1,22 +1,24 @@
 //! Docker Engine, 20.10 and newer.
 //!
-//! An execution is a container `renga-<id>`. What becomes of its specification:
+//! An execution is a container `renga-<id>`. Its specification becomes:
 //!
-//! | field | here |
+//! | field | in Docker |
 //! |---|---|
 //! | `image` | pulled when absent; `:latest` without a tag or digest |
-//! | `command` | the container's command, as arguments of the image's entry point if it has one |
+//! | `command` | the container's command, passed as arguments to the image's entry point if it has one |
 //! | `ports` | published on an ephemeral port of `DEPLOYER_DOCKER_CONTAINER_IP` |
-//! | `resources` | limits: memory (without swap) and CPUs, at most as many as there are; requests: memory reservation and CPU shares; `nvidia.com/gpu` in either; others are refused |
-//! | `emptyDir` | a volume of the container alone, writable by all; with `medium: Memory` a tmpfs; a `sizeLimit` only there; mounted twice only where that shares nothing |
-//! | `persistentVolumeClaim` | the volume of that name, made when there is none; no `subPath` |
-//! | `hostPath` | a bind mount of what is there, under `DEPLOYER_HOST_PATHS` |
+//! | `resources.limits` | memory (without swap), CPUs (at most the machine's), `nvidia.com/gpu`; others are refused |
+//! | `resources.requests` | memory reservation, CPU shares, `nvidia.com/gpu`; others are refused |
+//! | `emptyDir` | a volume of this container only, writable by all; mounted twice only without shared files |
+//! | `emptyDir`, `medium: Memory` | a tmpfs; only here `sizeLimit` is allowed |
+//! | `persistentVolumeClaim` | the volume of that name, created when absent; no `subPath` |
+//! | `hostPath` | a bind mount of an existing path under `DEPLOYER_HOST_PATHS` |
 //! | `configMap`, `secret` | refused |
-//! | `labels` | not passed on: they are the context's, and here they could pass for ours |
+//! | `labels` | not passed on, because a context's label could look like one of the deployer's |
 //!
-//! No new privileges, fewer capabilities than Docker's default, at most 4,096 processes, no restarts. There is no init process in
-//! front of the command: with one, a command that does not exist would start, and fail only then. So a command that
-//! does not handle TERM uses up the whole grace period when it is stopped.
+//! Containers get no new privileges, fewer capabilities than Docker's default, at most 4,096 processes, and no
+//! restarts. No init process runs in front of the command, because with one a missing command would start and fail only
+//! then. So a command that does not handle TERM uses up the whole grace period when it is stopped.
 
 mod body;
 mod client;
@@ -63,12 +65,12 @@ pub struct Docker {
 }
 
 impl Docker {
-    /// The engine at `url`. Nothing is asked of it yet; it may come and go.
+    /// Returns an adapter for the engine at `url`. Sends nothing to the engine yet; the engine may be down at any time.
     pub fn new(url: DockerUrl, settings: EngineSettings) -> Self {
         Self { client: Arc::new(Client::new(url)), settings: Arc::new(settings) }
     }
 
-    /// The container with this name or id, if there is one.
+    /// Returns the container with this name or id, if there is one.
     async fn container(&self, name: &str) -> Result<Option<ContainerInspectResponse>, EngineError> {
         let Connection { docker, .. } = self.client.connection().await?;
         let inspect = docker.inspect_container(name, None::<InspectContainerOptions>);
@@ -79,14 +81,14 @@ impl Docker {
         }
     }
 
-    /// The container of an execution. One of that name without our labels is somebody else's: it counts as none, and
-    /// `create` says that the name is taken.
+    /// Returns the container of an execution. A container of that name without our labels is foreign and counts as
+    /// none; `create` then reports that the name is taken.
     async fn ours(&self, id: ExecutionId) -> Result<Option<ContainerInspectResponse>, EngineError> {
         let container = self.container(&object_name(id)).await?;
         Ok(container.filter(|found| state::is_ours(&state::labels(found), &self.settings, Some(&id.to_string()))))
     }
 
-    /// The container that has the name already.
+    /// Returns the container that already has the name. Fails with `NameTaken` if this deployment did not create it.
     async fn adopt(&self, launch: &Launch) -> Result<ContainerInspectResponse, EngineError> {
         let name = object_name(launch.id);
         match self.container(&name).await? {
@@ -97,12 +99,12 @@ impl Docker {
                 "NameTaken",
                 format!("The engine has a container {name} that this deployment did not make."),
             ))),
-            // It was removed just now.
+            // The container was removed in this moment.
             None => Err(EngineError::Retry(Why::new("EngineBusy", format!("The engine is still removing {name}.")))),
         }
     }
 
-    /// Lets every user of the container write to its empty folders, which Docker makes for root alone.
+    /// Makes the container's empty folders writable for all its users, because Docker creates them for root only.
     async fn open_to_all(
         &self,
         connection: &Connection,
@@ -120,11 +122,11 @@ impl Docker {
     }
 }
 
-/// What Docker is asked to create for a launch, and the mount points of its empty folders on disk, which everybody in it
-/// may write to. `look` tells that the engine's host is this machine: then symbolic links on it are followed.
+/// Returns the request body for a launch, and the mount points of its empty folders on disk, which all users in the
+/// container may write to. `look`: the engine's host is this machine, so symbolic links on it are resolved.
 ///
 /// # Errors
-/// [`EngineError::Refused`]: what Docker cannot give, or its operator does not allow.
+/// Fails with [`EngineError::Refused`] if Docker cannot provide something, or its operator does not allow it.
 pub fn create_request(
     launch: &Launch,
     settings: &EngineSettings,
@@ -135,7 +137,7 @@ pub fn create_request(
     Ok((body, mounts.open_to_all))
 }
 
-/// A tar with one entry: the folder that it is unpacked in, with rights for everybody.
+/// Returns a tar archive with one entry: the folder into which it is unpacked, with permissions for everybody.
 fn open_folder() -> Vec<u8> {
     let mut header = tar::Header::new_ustar();
     header.set_entry_type(tar::EntryType::Directory);
@@ -202,7 +204,7 @@ impl Engine for Docker {
     }
 
     async fn start(&self, object: &str) -> Result<(), EngineError> {
-        // Asked to start a container that has ended, Docker runs it again. The look waits for a start that is under way.
+        // Docker runs an ended container again when asked to start it. This inspection waits for a start in progress.
         if self.container(object).await?.is_some_and(|container| state::was_started(&container)) {
             return Ok(());
         }
@@ -241,7 +243,7 @@ impl Engine for Docker {
             Err(Failure::Answered { status: 409, .. }) => {}
             Err(failure) => return Err(failure.into()),
         }
-        // Somebody else is removing it: wait until they have.
+        // Another request is removing the container: wait until it is gone.
         let options = WaitContainerOptions { condition: "removed".into() };
         let mut waited = docker.wait_container(object, Some(options));
         match tokio::time::timeout(ANSWER_WITHIN, waited.next()).await {
@@ -269,7 +271,7 @@ impl Engine for Docker {
     }
 }
 
-/// `None`: its label names no execution, so it is none of ours, whatever its other label says.
+/// Returns `None` if the label names no execution: the container is then not ours, whatever its other label says.
 fn listed(container: ContainerSummary) -> Option<Listed> {
     use ContainerSummaryStateEnum::{PAUSED, RESTARTING, RUNNING, STOPPING};
     Some(Listed {

@@ -8,19 +8,19 @@ use renga_shared::domain::{Specification, Volume, VolumeMount, VolumeSource, Why
 use crate::engine::host_paths;
 use crate::engine::{EngineError, EngineSettings};
 
-/// The mounts of a container, and which of them everybody in it may write to, as Kubernetes has it.
+/// The mounts of a container, and those that every user in it may write to, as in Kubernetes.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Mounts {
     pub(super) mounts: Vec<Mount>,
-    /// Mount points of empty folders on disk: Docker makes them for root alone.
+    /// The mount points of empty folders on disk, which Docker creates for root only.
     pub(super) open_to_all: Vec<String>,
 }
 
-/// The mounts of a specification. `look`: see [`host_paths::allow`].
+/// Returns the mounts of a specification. `look`: see [`host_paths::allow`].
 pub(super) fn mounts(spec: &Specification, settings: &EngineSettings, look: bool) -> Result<Mounts, EngineError> {
     let mut all = Mounts::default();
     for mount in &spec.volume_mounts {
-        // What names no volume was refused when the specification was posted.
+        // The API refuses a specification whose mount names no volume.
         let Some(volume) = spec.volumes.iter().find(|volume| volume.name == mount.name) else { continue };
         let made = one(volume, mount, spec, settings, look)?;
         let on_disk = made.typ == Some(MountType::VOLUME) && made.source.is_none();
@@ -52,7 +52,7 @@ fn one(
         }
         VolumeSource::EmptyDir { memory: false, .. } => {
             alone(volume, mount, spec)?;
-            // Without a source it is a volume of this container alone, which Docker removes with it.
+            // A volume without a source belongs to this container only; Docker removes both together.
             Ok(Mount { typ: Some(MountType::VOLUME), volume_options: Some(no_copy()), ..made })
         }
         VolumeSource::PersistentVolumeClaim { claim, read_only } => {
@@ -81,12 +81,12 @@ fn one(
     }
 }
 
-/// Without this Docker fills an empty volume with what the image has at its mount point.
+/// Prevents Docker from filling an empty volume with the image's files at its mount point.
 fn no_copy() -> MountVolumeOptions {
     MountVolumeOptions { no_copy: Some(true), labels: Some(HashMap::new()), ..MountVolumeOptions::default() }
 }
 
-/// Refuses what this engine has no way to give, mounted or not.
+/// Refuses a volume that this engine cannot provide, mounted or not.
 fn supported(volume: &Volume) -> Result<(), EngineError> {
     match &volume.source {
         VolumeSource::ConfigMap { .. } | VolumeSource::Secret { .. } => Err(refused(
@@ -104,7 +104,7 @@ fn supported(volume: &Volume) -> Result<(), EngineError> {
     }
 }
 
-/// An emptyDir is a volume for each of its mounts here. That is the same only if no two of them show the same files.
+/// Refuses mounts of an emptyDir that share files, because each mount of it is a separate volume here.
 fn alone(volume: &Volume, mount: &VolumeMount, spec: &Specification) -> Result<(), EngineError> {
     let path = |mount: &VolumeMount| {
         format!("{}/", mount.sub_path.as_deref().unwrap_or_default()).trim_start_matches('/').to_owned()
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_folder_is_mounted_twice_only_where_that_shares_nothing() {
+    fn an_empty_dir_is_mounted_twice_only_without_shared_files() {
         let twice = |first: Option<&str>, second: Option<&str>| {
             read(
                 json!([{"name": "v", "emptyDir": {}}]),

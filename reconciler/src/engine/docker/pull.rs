@@ -1,4 +1,4 @@
-//! Pulls an image, and tells how far that is.
+//! Pulls an image, and reports the progress.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -11,12 +11,12 @@ use renga_shared::domain::Why;
 use super::failure::{self, Failure};
 use crate::engine::EngineError;
 
-/// A pull of which nothing was heard for so long has come to a stand.
+/// Time without progress after which a pull counts as stalled.
 const STALLED_AFTER: Duration = Duration::from_secs(120);
-/// How often at most it is told how far a pull is.
+/// Minimum interval between two progress reports.
 const TOLD_EVERY: Duration = Duration::from_secs(1);
 
-/// Pulls `image`, which names a tag or a digest: without one Docker pulls all tags there are.
+/// Pulls `image`, which must name a tag or a digest: without one Docker pulls all existing tags.
 pub(super) async fn pull(
     docker: &bollard::Docker,
     image: &str,
@@ -55,7 +55,7 @@ async fn follow(
     }
 }
 
-/// The layers of an image that is being pulled, by Docker's short ids.
+/// The layers of an image in a pull, by Docker's short ids.
 #[derive(Debug, Default)]
 struct Layers(BTreeMap<String, Layer>);
 
@@ -83,7 +83,7 @@ impl Layers {
                 layer.done |= status != "Download complete";
                 layer
             }
-            // Everything else is about the image, not a layer.
+            // All other messages are about the image, not about a layer.
             _ => return,
         };
         if layer.done || status == "Download complete" || status == "Extracting" {

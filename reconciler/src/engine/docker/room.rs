@@ -1,5 +1,5 @@
-//! How much room an engine has, from what it tells of its machine. What is left of it is not its own to tell: its containers do not
-//! say what they request.
+//! The capacity of an engine, from the facts about its machine. The engine cannot report its free capacity, because its
+//! containers do not record their requests.
 
 use std::collections::BTreeMap;
 
@@ -8,10 +8,10 @@ use renga_shared::placement::{Amount, Room};
 
 use super::body::GPU;
 
-/// The runtime that gives containers NVIDIA's GPUs. How many there are, the engine does not say.
+/// The runtime that gives NVIDIA GPUs to containers. The engine does not report the number of GPUs.
 const GPU_RUNTIME: &str = "nvidia";
 
-/// The architecture, by the name that images use, and the room.
+/// Returns the architecture, as images name it, and the capacity.
 pub(super) fn of(told: &SystemInfo) -> (Option<String>, Room) {
     let architecture = told.architecture.as_deref().map(|name| match name {
         "x86_64" => "amd64".to_owned(),
@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_machine_has_processors_and_memory() {
+    fn capacity_has_processors_and_memory() {
         let told = SystemInfo {
             architecture: Some("x86_64".into()),
             ncpu: Some(4),

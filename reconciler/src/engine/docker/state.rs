@@ -1,4 +1,4 @@
-//! What Docker shows of a container, in the port's words.
+//! Converts Docker's container state into the port's types.
 
 use std::collections::HashMap;
 
@@ -10,33 +10,33 @@ use renga_shared::domain::Timestamp;
 use super::body::PORTS_LABEL;
 use crate::engine::{DEPLOYMENT_LABEL, EXECUTION_LABEL, EngineSettings, Exit, Object, ObjectState};
 
-/// The exit code of a process that was killed by SIGKILL, as a shell has it.
+/// The exit code of a process that was killed by SIGKILL, as in a shell.
 const KILLED: i64 = 128 + 9;
 
-/// Whether these labels are those of an object of this execution (any, if `None`) and deployment.
+/// Whether the labels belong to an object of this deployment and this execution (any execution if `None`).
 pub(super) fn is_ours(labels: &HashMap<String, String>, settings: &EngineSettings, execution: Option<&str>) -> bool {
     labels.get(DEPLOYMENT_LABEL) == Some(&settings.deployment)
         && execution.is_none_or(|id| labels.get(EXECUTION_LABEL).is_some_and(|label| label == id))
 }
 
-/// The labels of a container.
+/// Returns the labels of a container.
 pub(super) fn labels(container: &ContainerInspectResponse) -> HashMap<String, String> {
     container.config.as_ref().and_then(|config| config.labels.clone()).unwrap_or_default()
 }
 
-/// Whether it runs or has ever run. Docker would run an ended container anew if asked to start it.
+/// Whether the container runs or has ever run. Docker would run an ended container again if asked to start it.
 pub(super) fn was_started(container: &ContainerInspectResponse) -> bool {
     container.state.as_ref().is_some_and(|state| instant(state.started_at.as_deref()).is_some())
 }
 
-/// Whether its state leaves open why it was killed: it had a limit of memory, and is not said to have been killed for it.
+/// Whether the container may have run out of memory: it was killed, had a memory limit, and its state gives no cause.
 pub(super) fn may_have_run_out_of_memory(container: &ContainerInspectResponse) -> bool {
     let limited = container.host_config.as_ref().is_some_and(|config| config.memory.is_some_and(|memory| memory > 0));
     let killed = |state: &ContainerState| state.exit_code == Some(KILLED) && state.oom_killed != Some(true);
     limited && container.state.as_ref().is_some_and(killed)
 }
 
-/// The object that a container is.
+/// Converts a container into an object.
 pub(super) fn object(container: &ContainerInspectResponse, settings: &EngineSettings) -> Object {
     let state = state(container);
     let ports = match &state {
@@ -50,11 +50,11 @@ fn state(container: &ContainerInspectResponse) -> ObjectState {
     let Some(state) = &container.state else { return ObjectState::Created };
     let started = instant(state.started_at.as_deref());
     match (state.status, started) {
-        // One whose start failed stays like this, with an exit code and an error: it never ran.
+        // A container whose start failed stays like this, with an exit code and an error: it never ran.
         (_, None) => ObjectState::Created,
         (Some(Docker::RUNNING | Docker::PAUSED | Docker::STOPPING), Some(started)) => ObjectState::Running { started },
         (Some(Docker::RESTARTING), _) => ObjectState::Starting(None),
-        // Also what is being removed: it ran and does not any more.
+        // Includes a container that is being removed: it ran and has stopped.
         (_, Some(started)) => ObjectState::Exited(exit(state, started)),
     }
 }
@@ -63,16 +63,16 @@ fn exit(state: &ContainerState, started: Timestamp) -> Exit {
     let code = state.exit_code.unwrap_or_default();
     Exit {
         code,
-        // The flag is set when any process of the container was killed for it, also if the main one went on.
+        // Docker sets the flag if it killed any process of the container, even if the main process went on.
         out_of_memory: state.oom_killed == Some(true) && code != 0,
         started: Some(started),
-        // A daemon that was killed itself knows no better than when it came back, or nothing at all.
+        // A daemon that was killed itself records the time when it came back, or nothing.
         finished: instant(state.finished_at.as_deref()).unwrap_or(started).max(started),
         error: state.error.clone().filter(|error| !error.is_empty()),
     }
 }
 
-/// An instant as Docker writes it. The year 1 stands for never.
+/// Parses a time in Docker's notation. The year 1 means never.
 pub(super) fn instant(text: Option<&str>) -> Option<Timestamp> {
     let at = DateTime::parse_from_rfc3339(text?).ok()?;
     Some(Timestamp(at.timestamp_micros())).filter(|at| at.0 > 0)

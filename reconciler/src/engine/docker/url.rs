@@ -1,4 +1,4 @@
-//! Where a Docker Engine is, and the client that speaks to it.
+//! The address of a Docker Engine, and the client for it.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -9,13 +9,13 @@ use crate::engine::BadEngineUrl;
 
 /// The socket of an engine on this machine.
 const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
-/// bollard's own limit for an answer, in seconds. Every call has a limit of ours instead: bollard's counts a pull and a
-/// stream of events too.
+/// bollard's own timeout for a response, in seconds: practically none. Every call has our own timeout instead, because
+/// bollard's also applies to pulls and event streams.
 const NO_LIMIT: u64 = 365 * 86_400;
-/// What the folder of `?certs=` holds, as Docker's own client has it.
+/// The files in the folder of `?certs=`, named as for Docker's own client.
 const CERTIFICATES: [&str; 3] = ["ca.pem", "cert.pem", "key.pem"];
 
-/// Where a Docker Engine is.
+/// The address of a Docker Engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DockerUrl(Place);
 
@@ -26,10 +26,10 @@ enum Place {
 }
 
 impl DockerUrl {
-    /// Reads `docker:///var/run/docker.sock`, `docker://` for that socket, or `docker+tcp://host:2376?certs=DIR`.
+    /// Parses `docker:///var/run/docker.sock`, `docker://` for that socket, or `docker+tcp://host:2376?certs=DIR`.
     ///
     /// # Errors
-    /// What is wrong with it, and what would be right.
+    /// Returns what is wrong with the URL, and the correct form.
     pub fn parse(url: &str) -> Result<Self, BadEngineUrl> {
         match url.split_once("://") {
             Some(("docker", path)) => socket(path),
@@ -40,7 +40,7 @@ impl DockerUrl {
         .map_err(BadEngineUrl)
     }
 
-    /// A client, or what is missing for one. Nothing is asked of the engine.
+    /// Returns a client, or a message that names what is missing. Sends nothing to the engine.
     pub(super) fn connect(&self) -> Result<bollard::Docker, String> {
         match &self.0 {
             Place::Socket(path) => {
@@ -69,8 +69,8 @@ impl DockerUrl {
         }
     }
 
-    /// The folder that both this process and the engine see as the same, if there is one: paths of the engine's host
-    /// can be looked at only behind a socket of this machine.
+    /// Whether the engine is behind a socket of this machine. Only then can this process check paths of the engine's
+    /// host.
     pub(super) fn is_local(&self) -> bool {
         matches!(self.0, Place::Socket(_))
     }
@@ -121,7 +121,7 @@ fn tcp(rest: &str) -> Result<Place, String> {
     }
     let loopback = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
     if certs.is_none() && !loopback {
-        // Whoever may speak to a Docker Engine owns its machine.
+        // Access to a Docker Engine gives full control over its machine.
         return Err(format!(
             "it must have ?certs=DIR, a folder with {}: without them only a loopback address may be used",
             CERTIFICATES.join(", ")
@@ -130,7 +130,7 @@ fn tcp(rest: &str) -> Result<Place, String> {
     Ok(Place::Tcp { address: address.to_owned(), certs })
 }
 
-/// The host of `host:port`, if it is that.
+/// Returns the host of `host:port`, or `None` if the address has another form.
 fn host(address: &str) -> Option<&str> {
     let (host, port) = address.rsplit_once(':')?;
     port.parse::<u16>().ok().filter(|port| *port > 0)?;
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_urls_say_what_would_be_right() {
+    fn errors_for_bad_urls_name_the_correct_form() {
         for (url, cure) in [
             ("docker://var/run/docker.sock", "docker:///var/run/docker.sock, with three slashes"),
             ("docker:///var/run/docker.sock?certs=/x", "no options"),
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_says_what_is_missing_for_it() {
+    fn connect_names_missing_files() {
         let folder = tempfile::tempdir().unwrap();
         let nothing = DockerUrl::parse(&format!("docker://{}/none.sock", folder.path().display())).unwrap();
         assert!(nothing.connect().unwrap_err().contains("none.sock"));

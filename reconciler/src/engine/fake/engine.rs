@@ -1,4 +1,4 @@
-//! A deployment's look at a fake world: the port's operations on it.
+//! The adapter of a deployment for the fake engine.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,12 +18,12 @@ use crate::engine::{
     ObjectState, host_paths,
 };
 
-/// After so long without an answer the engine counts as away.
+/// Time without an answer after which the engine counts as unreachable.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 const TERM: i64 = 15;
 const KILL: i64 = 9;
 
-/// A look at a [`FakeWorld`].
+/// The adapter of a deployment for a [`FakeWorld`].
 #[derive(Clone)]
 pub struct FakeEngine {
     world: FakeWorld,
@@ -39,7 +39,7 @@ impl FakeEngine {
         Self { world, settings: Arc::new(settings) }
     }
 
-    /// Does something in the world, or goes wrong as it was told.
+    /// Performs a call on the engine's state, or fails with an injected fault.
     async fn call<T>(
         &self,
         operation: Operation,
@@ -73,7 +73,7 @@ impl FakeEngine {
         }
     }
 
-    /// Refuses what an engine may not do, like a real one.
+    /// Refuses the same volumes as a real engine.
     fn check(&self, launch: &Launch) -> Result<(), EngineError> {
         for volume in &launch.spec.volumes {
             match &volume.source {
@@ -124,7 +124,7 @@ impl Engine for FakeEngine {
         self.call(Operation::Probe, told).await
     }
 
-    /// Images: `fake/missing`, `fake/denied`, `fake/unreachable`, and `fake/slow-pull:SECONDS`. All others are there.
+    /// Special images: `fake/missing`, `fake/denied`, `fake/unreachable`, `fake/slow-pull:SECONDS`. All others exist.
     async fn prepare(&self, launch: &Launch, progress: &(dyn Fn(Why) + Send + Sync)) -> Result<(), EngineError> {
         let image = launch.spec.image.canonical();
         let (name, tag) = image.rsplit_once(':').unwrap_or((&image, ""));
@@ -253,7 +253,7 @@ impl Engine for FakeEngine {
     }
 }
 
-/// What breaks a stream, if something does.
+/// Fails if the engine is unreachable or an injected fault breaks the stream.
 fn broken(state: &mut State, operation: Operation) -> Result<(), EngineError> {
     if state.down {
         return Err(away());
@@ -265,7 +265,7 @@ fn broken(state: &mut State, operation: Operation) -> Result<(), EngineError> {
     }
 }
 
-/// Reads the logs of one object.
+/// A reader of one object's logs.
 struct Reader {
     world: FakeWorld,
     object: String,
@@ -297,7 +297,7 @@ impl Reader {
                 let end = found.script.as_ref().ok().and_then(|script| script.end);
                 let end = end.map(|(after, _)| nanos(started.plus(after)) - nanos(now));
                 let wake = due.into_iter().chain(end).min();
-                // Made while the state is locked: it hears of every change from here on.
+                // Created while the state is locked, so that it is notified of every later change.
                 (Arc::clone(&found.changed).notified_owned(), wake)
             };
             let sleep = async {
@@ -305,7 +305,7 @@ impl Reader {
                     Some(wake) => {
                         self.world.clock.sleep(Duration::from_nanos(u64::try_from(wake).unwrap_or(0)).max(TICK)).await
                     }
-                    // A silent object costs nothing.
+                    // An object without output to come needs no timer.
                     None => std::future::pending().await,
                 }
             };
@@ -318,10 +318,10 @@ impl Reader {
     }
 }
 
-/// The clock's own precision: less than that is no sleep.
+/// The precision of the clock, and so the shortest sleep.
 const TICK: Duration = Duration::from_micros(1);
 
-/// Hears of the objects of one deployment.
+/// A subscriber to the events of one deployment.
 struct Listener {
     world: FakeWorld,
     deployment: String,

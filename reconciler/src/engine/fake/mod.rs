@@ -1,9 +1,10 @@
-//! An engine that runs nothing, but behaves: its objects move through their states by the clock that it is given, do
-//! what their scripts say (`script.rs`), fail on request, and can be lost.
+//! A fake engine that runs nothing but behaves like a real one. Its objects change state by the given clock, do what
+//! their scripts say (`script.rs`), fail on request, and can be lost.
 //!
-//! The world is apart from the engines that look at it, so that it outlives a reconciler: a test drops one, and the next
-//! finds the same objects. As `fake://` it lives with the process. With a clock that is moved by hand everything in it is
-//! determined by what is asked of it. An object costs nothing while nothing happens to it: no task, no timer.
+//! The engine's state ([`FakeWorld`]) is separate from the adapters ([`FakeEngine`]) that use it, so that it outlives a
+//! reconciler: a test drops one reconciler, and the next finds the same objects. As `fake://` it lives as long as the
+//! process. With a manual clock its calls determine everything in it. An idle object costs nothing: it has no task and
+//! no timer.
 
 mod engine;
 mod script;
@@ -25,7 +26,7 @@ use super::{EngineError, EngineSettings, LogEntry, ObjectState};
 use crate::clock::Clock;
 use crate::random::Random;
 
-/// What an engine can be asked.
+/// A call to the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Operation {
     /// [`Engine::probe`](super::Engine::probe)
@@ -50,20 +51,20 @@ pub enum Operation {
     Events,
 }
 
-/// How a call goes wrong.
+/// An injected fault of one call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// Nothing is done.
+    /// The call does nothing and fails.
     Fails(EngineError),
-    /// It is done, but the answer is lost.
+    /// The call is done, but its answer is lost.
     AnswerLost,
-    /// It is done, but not all that belongs to it: this is the answer.
+    /// The call is done only in part, and fails with this error.
     Halfway(EngineError),
-    /// Nothing is done and there is no answer.
+    /// The call does nothing and gets no answer.
     Hangs,
 }
 
-/// A world of objects.
+/// The state of a fake engine: its objects and its injected faults.
 #[derive(Clone)]
 pub struct FakeWorld {
     clock: Arc<dyn Clock>,
@@ -71,34 +72,34 @@ pub struct FakeWorld {
 }
 
 impl FakeWorld {
-    /// An empty world in the time of `clock`.
+    /// Returns an engine without objects, in the time of `clock`.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         let world = Self { clock, state: Arc::default() };
         world.set_capacity(Capacity::NotReported);
         world
     }
 
-    /// A deployment's look at this world.
+    /// Returns a deployment's adapter for this engine.
     pub fn engine(&self, settings: &EngineSettings) -> FakeEngine {
         FakeEngine::new(self.clone(), settings.clone())
     }
 
-    /// Has the next call of this kind that meets no earlier fault go wrong.
+    /// Injects a fault into the next call of this kind, after the faults that were injected earlier.
     pub fn fail_next(&self, operation: Operation, fault: Fault) {
         self.lock().faults.next.entry(operation).or_default().push_back(fault);
     }
 
-    /// Has one call in `one_in` go wrong, in some way; none for 0.
+    /// Injects a random fault into one call in `one_in`, or into none if `one_in` is 0.
     pub fn fail_randomly(&self, one_in: u64, random: Random) {
         self.lock().faults.random = (one_in > 0).then_some((one_in, random));
     }
 
-    /// Has calls of this kind take so long.
+    /// Delays each call of this kind.
     pub fn delay(&self, operation: Operation, by: Duration) {
         self.lock().faults.delays.insert(operation, by);
     }
 
-    /// Nothing goes wrong any more, as far as it was told to by these.
+    /// Removes all injected faults and delays.
     pub fn forget_faults(&self) {
         self.lock().faults = state::Faults::default();
     }
@@ -108,19 +109,19 @@ impl FakeWorld {
         self.lock().capacity = capacity;
     }
 
-    /// Whether the engine is away. What runs there goes on.
+    /// Makes the engine unreachable or reachable again. Its objects run on meanwhile.
     pub fn set_down(&self, down: bool) {
         self.lock().set_down(down);
     }
 
-    /// Removes an object behind everybody's back. `false`: there is none.
+    /// Removes an object as if from outside. Returns `false` if there is none.
     pub fn lose(&self, execution: ExecutionId) -> bool {
         let mut state = self.settled();
         let object = state.object_of(execution);
         object.is_some_and(|object| state.remove(&object))
     }
 
-    /// Has an object that runs end now with this code. `false`: it does not run.
+    /// Ends a running object now with this exit code. Returns `false` if it does not run.
     pub fn end(&self, execution: ExecutionId, code: i64) -> bool {
         let now = self.clock.now();
         let mut state = self.settled();
@@ -128,7 +129,7 @@ impl FakeWorld {
         object.is_some_and(|object| state.end(&object, End::Code(code), now))
     }
 
-    /// Has an object that runs write something now. `false`: it does not run.
+    /// Writes output of a running object now. Returns `false` if it does not run.
     pub fn write(&self, execution: ExecutionId, stream: LogStream, bytes: impl Into<Bytes>) -> bool {
         let now = self.clock.now();
         let mut state = self.settled();
@@ -136,17 +137,17 @@ impl FakeWorld {
         object.is_some_and(|object| state.write(&object, stream, bytes.into(), now))
     }
 
-    /// How often each execution was started, also of those whose objects are gone.
+    /// Returns the number of starts of each execution, including executions whose objects are gone.
     pub fn starts(&self) -> BTreeMap<ExecutionId, u32> {
         self.lock().starts.clone()
     }
 
-    /// How often this execution was started.
+    /// Returns the number of starts of this execution.
     pub fn starts_of(&self, execution: ExecutionId) -> u32 {
         self.lock().starts.get(&execution).copied().unwrap_or_default()
     }
 
-    /// What the object of an execution does, and all that it has written. `None`: there is none.
+    /// Returns the state of an execution's object and all its output so far, or `None` if there is no object.
     pub fn object(&self, execution: ExecutionId) -> Option<(ObjectState, Vec<LogEntry>)> {
         let now = self.clock.now();
         let state = self.settled();
@@ -154,12 +155,12 @@ impl FakeWorld {
         Some((found.state.clone(), found.entries[..found.written(now)].to_vec()))
     }
 
-    /// The executions that have an object.
+    /// Returns the executions that have an object.
     pub fn objects(&self) -> Vec<ExecutionId> {
         self.settled().executions()
     }
 
-    /// When an object will next end by itself.
+    /// Returns the time when the next object ends by itself.
     pub fn next_end(&self) -> Option<Timestamp> {
         self.settled().next_end()
     }
@@ -168,7 +169,7 @@ impl FakeWorld {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The state in which everything that was due has happened.
+    /// Locks the state after all due changes are made.
     fn settled(&self) -> MutexGuard<'_, State> {
         let now = self.clock.now();
         let mut state = self.lock();

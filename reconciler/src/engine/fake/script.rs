@@ -1,20 +1,20 @@
-//! What an object of the fake does: read from its command.
+//! The script of a fake object, read from its command.
 //!
-//! Only images named `fake/…` are played by script. The command's arguments are its steps, one after the other; without
-//! any, and with every other image, an object runs until it is stopped and writes nothing.
+//! Only images named `fake/…` have a script. The command's arguments are its steps, in order. Without arguments, and
+//! with every other image, an object runs until it is stopped and writes nothing.
 //!
-//! | step | |
+//! | step | effect |
 //! |---|---|
 //! | `out:TEXT`, `err:TEXT` | writes a line |
-//! | `raw:HEX` | writes these bytes to standard output, no line end |
+//! | `raw:HEX` | writes these bytes to standard output, without a line end |
 //! | `lines:N` | writes `line 1` to `line N`, 20 ms apart |
 //! | `env:NAME` | writes a line with the variable's value |
 //! | `sleep:SECONDS` | waits |
-//! | `exit:CODE` | ends; at the end of the script with code 0 |
-//! | `wait` | runs until stopped |
-//! | `ignore-term` | from the start on, TERM does not end it |
-//! | `oom` | is killed for the memory that it used |
-//! | anything else | a command that does not exist: it cannot be started |
+//! | `exit:CODE` | ends with this code; a script without it ends with code 0 |
+//! | `wait` | runs until it is stopped |
+//! | `ignore-term` | ignores TERM, from the start of the script on |
+//! | `oom` | is killed because of its memory |
+//! | any other | the command does not exist, so the object cannot be started |
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -24,22 +24,22 @@ use renga_shared::sql::logs::LogStream;
 
 use crate::engine::Launch;
 
-/// The images that are played by script begin so.
+/// The prefix of images that have a script.
 const PREFIX: &str = "fake/";
 const LINES_APART: Duration = Duration::from_millis(20);
-/// No script is longer than this, whatever it says.
+/// The maximum number of lines that one step writes.
 const MOST_ENTRIES: u32 = 1_000_000;
 
-/// Everything that an object will do if nobody interferes, by the time since its start.
+/// An object's whole behaviour without outside influence. Times count from its start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Script {
     pub(super) writes: Vec<Write>,
-    /// How it ends by itself; `None`: it runs until stopped.
+    /// The time and kind of its own end, or `None` if it runs until it is stopped.
     pub(super) end: Option<(Duration, End)>,
     pub(super) ignores_term: bool,
 }
 
-/// Something that is written.
+/// One write of output.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Write {
     pub(super) after: Duration,
@@ -47,7 +47,7 @@ pub(super) struct Write {
     pub(super) bytes: Bytes,
 }
 
-/// How an object ends by itself.
+/// The way in which an object ends by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
     Code(i64),
@@ -55,7 +55,7 @@ pub(super) enum End {
 }
 
 impl Script {
-    /// The script of a launch; otherwise the step that is none.
+    /// Returns the script of a launch. Fails with the first step that does not exist.
     pub(super) fn of(launch: &Launch) -> Result<Self, String> {
         let steps = launch.spec.command.as_ref().map(|command| command.arguments()).unwrap_or_default();
         if !launch.spec.image.as_str().starts_with(PREFIX) || steps.is_empty() {

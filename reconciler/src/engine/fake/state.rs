@@ -1,4 +1,4 @@
-//! What is in a fake world, and what happens to it.
+//! The state of a fake engine, and its changes.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use super::{Fault, Operation};
 use crate::engine::{EngineError, EngineEvent, Exit, LogEntry, ObjectState};
 use crate::random::Random;
 
-/// The first port that is given out, and how many there are.
+/// The first published port, and the number of ports.
 const FIRST_PORT: u64 = 30_000;
 const PORTS: u64 = 30_000;
 
@@ -28,22 +28,22 @@ pub(super) struct FakeObject {
     pub(super) created: Timestamp,
     pub(super) state: ObjectState,
     pub(super) ports: Vec<PortBody>,
-    /// The script, or the step that is none.
+    /// The script, or the step that does not exist.
     pub(super) script: Result<Script, String>,
-    /// What it wrote and, in their order, what it will write.
+    /// The output so far and, in order, the output to come.
     pub(super) entries: Vec<LogEntry>,
-    /// Told of every change.
+    /// Notified of every change.
     pub(super) changed: Arc<Notify>,
 }
 
 impl FakeObject {
-    /// How many entries it has written.
+    /// Returns the number of entries written until `now`.
     pub(super) fn written(&self, now: Timestamp) -> usize {
         self.entries.partition_point(|entry| entry.nanos < nanos(now).saturating_add(1_000))
     }
 }
 
-/// All that is set to go wrong.
+/// The injected faults and delays.
 #[derive(Debug, Default)]
 pub(super) struct Faults {
     pub(super) next: BTreeMap<Operation, VecDeque<Fault>>,
@@ -52,7 +52,7 @@ pub(super) struct Faults {
 }
 
 impl Faults {
-    /// What goes wrong with the call that is made now.
+    /// Returns the fault of the present call, if any, and consumes it.
     pub(super) fn take(&mut self, operation: Operation) -> Option<Fault> {
         if let Some(fault) = self.next.get_mut(&operation).and_then(VecDeque::pop_front) {
             return Some(fault);
@@ -71,12 +71,12 @@ impl Faults {
     }
 }
 
-/// What is in a world.
+/// The state of a fake engine.
 #[derive(Debug, Default)]
 pub(super) struct State {
     objects: BTreeMap<String, FakeObject>,
     names: BTreeMap<ExecutionId, String>,
-    /// When which object ends by itself.
+    /// The objects that will end by themselves, ordered by time.
     ends: BTreeSet<(Timestamp, String)>,
     listeners: Vec<(String, mpsc::UnboundedSender<EngineEvent>)>,
     made: u64,
@@ -110,7 +110,7 @@ impl State {
         self.ends.first().map(|(at, _)| *at)
     }
 
-    /// Has everything happen that is due.
+    /// Ends all objects whose end is due.
     pub(super) fn settle(&mut self, now: Timestamp) {
         while self.ends.first().is_some_and(|(at, _)| *at <= now) {
             let Some((at, object)) = self.ends.pop_first() else { return };
@@ -147,7 +147,7 @@ impl State {
         object
     }
 
-    /// Runs an object that was never started.
+    /// Starts an object that was never started.
     pub(super) fn start(&mut self, object: &str, now: Timestamp) {
         let Some(found) = self.objects.get_mut(object) else { return };
         let Ok(script) = &found.script else { return };
@@ -156,7 +156,7 @@ impl State {
             .writes
             .iter()
             .map(|write| {
-                // Two that are written at once have different times all the same, as with a real engine.
+                // Simultaneous entries get different times, as with a real engine.
                 last = nanos(now.plus(write.after)).max(last.saturating_add(1));
                 LogEntry { stream: write.stream, nanos: last, bytes: write.bytes.clone() }
             })
@@ -173,7 +173,7 @@ impl State {
         self.tell(object);
     }
 
-    /// Ends an object that runs.
+    /// Ends a running object. Returns `false` if it does not run.
     pub(super) fn end(&mut self, object: &str, end: End, at: Timestamp) -> bool {
         let Some(found) = self.objects.get_mut(object) else { return false };
         let ObjectState::Running { started } = found.state else { return false };
@@ -244,7 +244,7 @@ impl State {
         }
     }
 
-    /// Tells whoever listens that something happened to an object.
+    /// Notifies all subscribers of a change of an object.
     fn tell(&mut self, object: &str) {
         let Some(found) = self.objects.get(object) else { return };
         found.changed.notify_waiters();
@@ -253,7 +253,7 @@ impl State {
     }
 }
 
-/// In nanoseconds since the epoch.
+/// Converts a time to nanoseconds since the Unix epoch.
 pub(super) fn nanos(at: Timestamp) -> i64 {
     at.0.saturating_mul(1_000)
 }

@@ -1,4 +1,4 @@
-//! Keeps count of a cluster's room, by a watch of its nodes and one of the pods on them.
+//! Tracks a cluster's capacity with one watch of its nodes and one of the pods on them.
 //!
 //! What runs is never judged by it. Until both have listed everything, the capacity is not known yet, and nothing is
 //! placed on the cluster. Where the deployer may not see nodes or other people's pods, the cluster does not report its
@@ -20,11 +20,11 @@ use tokio::task::JoinSet;
 use super::client::Connection;
 use super::room::{Kind, Nodes};
 
-/// How long after a failure a watch is begun anew: nobody waits for it.
+/// Pause before a failed watch is restarted. It may be long, because nothing waits for the watch.
 const PAUSE: Duration = Duration::from_secs(10);
-/// How long after being told that it may not.
+/// Pause before a forbidden watch is restarted.
 const FORBIDDEN_PAUSE: Duration = Duration::from_secs(300);
-/// Those that have a node and use it.
+/// The field selector of pods that are on a node and have not ended.
 const PODS_ON_NODES: &str = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed";
 
 /// The watches of a cluster's nodes and of the pods on them.
@@ -87,7 +87,7 @@ impl NodesWatch {
         self.lock().capacity()
     }
 
-    /// Begins both watches among `tasks`.
+    /// Spawns both watches into `tasks`.
     pub(super) fn begin(self: &Arc<Self>, tasks: &mut JoinSet<()>) {
         let (nodes, pods) = (Arc::clone(self), Arc::clone(self));
         tasks.spawn(async move { nodes.keep::<Node>().await });
@@ -109,7 +109,7 @@ impl NodesWatch {
         }
     }
 
-    /// Whether it ended because it is forbidden.
+    /// Watches until a failure. Returns whether the API server forbids the watch.
     async fn until_it_fails<K: Counted>(&self) -> bool {
         let Ok(client) = self.connection.client().await else { return false };
         let mut events = watcher(Api::<K>::all(client), K::selected()).boxed();
@@ -148,7 +148,7 @@ impl NodesSeen {
     }
 }
 
-/// What is counted.
+/// A kind of object that determines the capacity.
 trait Counted: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static {
     const KIND: Kind;
 

@@ -1,4 +1,4 @@
-//! The connection to a cluster: made when it is needed, forgotten when the API server does not answer.
+//! The connection to a cluster: opened on first use, dropped when the API server does not answer.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -13,12 +13,12 @@ use super::failure::Failure;
 use super::url::{Further, KubernetesUrl};
 use crate::engine::EngineError;
 
-/// How long an API server may take to answer.
+/// Time limit for an answer of the API server.
 pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(20);
-/// The namespace that an execution asks for which asks for none.
+/// The namespace of executions that request none.
 const DEFAULT: &str = "default";
 
-/// Speaks to one cluster.
+/// The connection to one cluster.
 pub(super) struct Connection {
     pub(super) url: KubernetesUrl,
     client: Mutex<Option<Client>>,
@@ -29,7 +29,7 @@ impl Connection {
         Self { url, client: Mutex::new(None) }
     }
 
-    /// The client there is, or a new one, for which the credentials are read anew.
+    /// Returns the present client, or opens a new one with freshly read credentials.
     pub(super) async fn client(&self) -> Result<Client, Failure> {
         let known = self.client.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(client) = known {
@@ -44,7 +44,7 @@ impl Connection {
         Ok(client)
     }
 
-    /// The objects of a kind in a namespace.
+    /// Returns the API for one kind of object in a namespace.
     pub(super) async fn api<K>(&self, namespace: &str) -> Result<Api<K>, Failure>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
@@ -52,8 +52,8 @@ impl Connection {
         Ok(Api::namespaced(self.client().await?, namespace))
     }
 
-    /// Whether a failure is that the namespace is not there, so that nothing can be in it. Who may act in a namespace by a
-    /// role in it is told that it is forbidden then.
+    /// Whether a call failed because its namespace does not exist, so that nothing can be in it. An account whose role
+    /// is in the namespace then gets `403 Forbidden`.
     pub(super) async fn lacks_namespace(&self, failure: &Failure, namespace: Option<&str>) -> bool {
         let (Some(name), true) = (namespace, failure.is(403)) else { return false };
         let Ok(client) = self.client().await else { return false };
@@ -61,7 +61,7 @@ impl Connection {
         matches!(self.answer(ANSWER_WITHIN, namespaces.get_metadata_opt(name)).await, Ok(None))
     }
 
-    /// Waits for an answer, but not for ever.
+    /// Waits for the result of a call. Fails with `Down` if none comes within `within`.
     pub(super) async fn answer<T>(
         &self,
         within: Duration,
@@ -74,7 +74,7 @@ impl Connection {
         answer.map_err(|failure| self.heard(failure))
     }
 
-    /// Forgets the connection to an API server that does not answer, and says which one that is.
+    /// Drops the connection if the API server did not answer, and adds the cluster's URL to the failure.
     pub(super) fn heard(&self, failure: Failure) -> Failure {
         let named = |reason: String| {
             *self.client.lock().unwrap_or_else(PoisonError::into_inner) = None;
@@ -88,7 +88,7 @@ impl Connection {
     }
 }
 
-/// Where executions may run.
+/// The namespaces in which executions may run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Namespaces {
     own: String,
@@ -96,12 +96,12 @@ pub(super) struct Namespaces {
 }
 
 impl Namespaces {
-    /// Of a cluster whose context has the namespace `context`.
+    /// Returns the namespaces of a cluster whose context has the namespace `context`.
     pub(super) fn new(url: &KubernetesUrl, context: &str) -> Self {
         Self { own: url.namespace.clone().unwrap_or_else(|| context.to_owned()), further: url.further.clone() }
     }
 
-    /// The namespace that an execution runs in which asked for `wanted`.
+    /// Returns the namespace for an execution that asks for `wanted`. Fails with `Refused` if it is not allowed.
     pub(super) fn allow(&self, wanted: &str) -> Result<String, EngineError> {
         match &self.further {
             _ if wanted == self.own => Ok(wanted.to_owned()),
@@ -117,7 +117,7 @@ impl Namespaces {
         }
     }
 
-    /// What is watched: these namespaces, or all (`None`).
+    /// Returns the namespaces to watch; `None` stands for all.
     pub(super) fn watched(&self) -> Vec<Option<String>> {
         match &self.further {
             Further::All => vec![None],
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_allowed_is_run_in() {
+    fn only_allowed_namespaces_are_used() {
         for (url, wanted, expected) in [
             ("k8s://", "default", Some("team")),
             ("k8s://", "team", Some("team")),

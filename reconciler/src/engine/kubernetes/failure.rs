@@ -1,4 +1,4 @@
-//! What went wrong with a call to the API server, and what that means for an execution.
+//! Failed calls to the API server, and their meaning for an execution.
 
 use kube::core::Status;
 use renga_shared::domain::Why;
@@ -6,19 +6,19 @@ use renga_shared::domain::Why;
 use crate::engine::EngineError;
 use crate::engine::words::{innermost, shown};
 
-/// Why a call to the API server brought nothing.
+/// The failure of a call to the API server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Failure {
-    /// It said so.
+    /// The API server answered with an error.
     Answered {
         /// The HTTP status.
         code: u16,
-        /// Its own words.
+        /// The API server's own message.
         message: String,
     },
-    /// There was no answer, or none that makes sense.
+    /// There was no answer, or an unreadable one.
     Down(String),
-    /// There was no connection: it was not asked.
+    /// There was no connection, so no request was sent.
     Unreached(String),
 }
 
@@ -26,7 +26,7 @@ impl From<kube::Error> for Failure {
     fn from(error: kube::Error) -> Self {
         match error {
             kube::Error::Api(status) => status.into(),
-            // The credentials are asked for before the call.
+            // The client loads its credentials before it sends the request.
             kube::Error::Auth(error) => Self::Unreached(format!("no credentials: {}", innermost(&error))),
             other if is_connect(&other) => Self::Unreached(innermost(&other)),
             other => Self::Down(innermost(&other)),
@@ -41,14 +41,14 @@ impl From<Box<Status>> for Failure {
                 "the API server does not accept the deployer's credentials: see the user of its kubeconfig context"
                     .into(),
             ),
-            // What a proxy or a server that is shutting down says.
+            // The answers of a proxy, or of a server that is shutting down.
             502..=504 => Self::Down(format!("the API server is not available: {}", shown(&status.message))),
             code => Self::Answered { code, message: status.message },
         }
     }
 }
 
-/// Whether no connection came about, so that nothing was sent.
+/// Whether the connection failed, so that no request was sent.
 fn is_connect(error: &(dyn std::error::Error + 'static)) -> bool {
     let connect = error.downcast_ref::<hyper_util::client::legacy::Error>();
     connect.is_some_and(hyper_util::client::legacy::Error::is_connect) || error.source().is_some_and(is_connect)
@@ -59,7 +59,7 @@ impl Failure {
         matches!(self, Self::Answered { code, .. } if *code == wanted)
     }
 
-    /// Whether this says that an object with the wanted uid is not there.
+    /// Whether the failure says that no object with the requested uid exists.
     pub(super) fn is_gone(&self) -> bool {
         match self {
             Self::Answered { code: 404, message } => !message.starts_with("namespaces "),
@@ -89,7 +89,7 @@ impl From<Failure> for EngineError {
             403 if said("exceeded quota") || said("failed quota") => {
                 retry("QuotaExceeded", format!("Its namespace's quota does not allow it now: {shown}"))
             }
-            // So the API server words what no role allows.
+            // The API server's message if no role allows the call.
             403 if said(" cannot ") => retry(
                 "NotPermitted",
                 format!(
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_pass_with_time_or_never() {
+    fn api_failures_are_mapped_to_reasons() {
         for (code, message, expected) in [
             (404, r#"namespaces "b" not found"#, "NamespaceMissing"),
             (404, r#"jobs.batch "renga-x" not found"#, "EngineRefused"),
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn an_object_that_is_gone_is_told_from_a_namespace_that_is() {
+    fn a_missing_object_is_distinguished_from_a_missing_namespace() {
         let answered = |code, message: &str| Failure::Answered { code, message: message.into() };
         assert!(answered(404, r#"jobs.batch "a" not found"#).is_gone());
         assert!(!answered(404, r#"namespaces "a" not found"#).is_gone());

@@ -1,4 +1,4 @@
-//! What the cluster is asked to make for a launch.
+//! The Kubernetes objects that are created for a launch.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,14 +17,14 @@ use super::volumes::{mounts, volumes};
 use crate::engine::{DEPLOYMENT_LABEL, EXECUTION_LABEL, EngineError, EngineSettings, Launch, object_name};
 use crate::launch::ACCESS_TOKEN;
 
-/// The annotation with the ports in the order of the specification, which a Service need not keep.
+/// The annotation with the ports in the order of the specification, because a Service need not keep it.
 pub(super) const PORTS: &str = "io.renga.ports";
-/// The name of the one container.
+/// The name of a pod's only container.
 pub(super) const CONTAINER: &str = "execution";
-/// As with Docker: no job forges packets, makes devices or writes to the audit log.
+/// Dropped capabilities, as with Docker: no job forges packets, creates devices or writes to the audit log.
 const DROPPED: [&str; 3] = ["AUDIT_WRITE", "MKNOD", "NET_RAW"];
 
-/// The Job of a launch. It is suspended: the cluster makes no pod for it before somebody starts it.
+/// Returns the Job of a launch. It is suspended, so the cluster creates no pod before `Engine::start`.
 pub(super) fn job(
     launch: &Launch,
     namespace: &str,
@@ -65,7 +65,7 @@ pub(super) fn job(
             completions: Some(1),
             parallelism: Some(1),
             backoff_limit: Some(0),
-            // One that is being deleted may still run: nothing takes its place.
+            // A pod that is being deleted may still run, so no pod replaces it before it has ended.
             pod_replacement_policy: Some("Failed".into()),
             template,
             ..JobSpec::default()
@@ -106,7 +106,7 @@ fn container(launch: &Launch, restricted: bool) -> Container {
     }
 }
 
-/// A user's token stands in a Secret: whoever may read pods must not read it.
+/// Returns an environment variable. The user's token comes from a Secret, because readers of pods must not see it.
 fn variable(launch: &Launch, name: &str, value: &str) -> EnvVar {
     if name != ACCESS_TOKEN {
         return EnvVar { name: name.to_owned(), value: Some(literal(value)), value_from: None };
@@ -116,7 +116,7 @@ fn variable(launch: &Launch, name: &str, value: &str) -> EnvVar {
     EnvVar { name: name.to_owned(), value: None, value_from: Some(from) }
 }
 
-/// A text that comes out of Kubernetes' expansion of `$(NAME)` as it went in.
+/// Escapes a string so that Kubernetes' expansion of `$(NAME)` leaves it unchanged.
 fn literal(text: &str) -> String {
     text.replace('$', "$$")
 }
@@ -127,14 +127,14 @@ fn amounts(given: &Amounts) -> Option<BTreeMap<String, Quantity>> {
     (!amounts.is_empty()).then_some(amounts)
 }
 
-/// The Secret with the user's token, if the execution has one.
+/// Returns the Secret with the user's token, if the execution has one.
 pub(super) fn secret(launch: &Launch, job: &Job, settings: &EngineSettings) -> Option<Secret> {
     let token = launch.environment.get(ACCESS_TOKEN)?;
     let data = BTreeMap::from([(ACCESS_TOKEN.to_owned(), ByteString(token.clone().into_bytes()))]);
     Some(Secret { metadata: owned(launch, job, settings), data: Some(data), ..Secret::default() })
 }
 
-/// The metadata of what belongs to a Job and goes with it.
+/// Returns the metadata of an object that the Job owns and that is deleted with it.
 pub(super) fn owned(launch: &Launch, job: &Job, settings: &EngineSettings) -> ObjectMeta {
     let owner = OwnerReference {
         api_version: "batch/v1".into(),
@@ -160,12 +160,12 @@ fn labels(launch: &Launch, settings: &EngineSettings) -> BTreeMap<String, String
     ])
 }
 
-/// A port as the annotation has it: `8080/tcp`.
+/// Returns a port in the annotation's notation: `8080/tcp`.
 pub(super) fn key(port: &PortSpec) -> String {
     format!("{}/{}", port.number, port.protocol.as_str())
 }
 
-/// Whole seconds: less than one must not become none.
+/// Rounds up to whole seconds, because a fraction of a second must not become zero.
 pub(super) fn seconds(duration: Duration) -> u32 {
     let seconds = duration.as_secs() + u64::from(duration.subsec_nanos() > 0);
     u32::try_from(seconds).unwrap_or(i32::MAX.unsigned_abs())
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_specification_becomes_a_job_that_runs_once_and_not_yet() {
+    fn a_specification_becomes_a_suspended_job_without_retries() {
         let spec = json!({
             "image": "busybox", "command": ["echo", "$(A)"], "ports": ["8080", "53/udp"],
             "resources": {"limits": {"cpu": "500m", "nvidia.com/gpu": 1}, "requests": {"memory": "1Gi"}},
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn the_token_stands_in_a_secret_alone() {
+    fn the_token_is_only_in_the_secret() {
         let spec = json!({"image": "busybox"});
         let made = job(&launch(&spec), "jobs", &settings(), false).unwrap();
         let text = serde_json::to_string(&made).unwrap();
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn restricted_adds_what_pod_security_asks_for() {
+    fn restricted_meets_pod_security() {
         let pod = &made(&json!({"image": "busybox"}), true)["spec"]["template"]["spec"];
         assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
         assert_eq!(pod["containers"][0]["securityContext"]["capabilities"], json!({"drop": ["ALL"]}));

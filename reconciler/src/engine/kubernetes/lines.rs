@@ -1,13 +1,13 @@
-//! Takes apart what the API gives as logs: lines with their times before them.
+//! Parses the API's logs: lines that begin with their times.
 
 use bytes::Bytes;
 use renga_shared::domain::Timestamp;
 
-/// The longest part of a line that is told at once, as runtimes have it.
+/// The maximum size of a piece of a line in bytes, as in container runtimes.
 const PIECE: usize = 16 * 1024;
-/// The longest time: `2006-01-02T15:04:05.999999999+07:00`.
+/// The maximum length of a time, in bytes: `2006-01-02T15:04:05.999999999+07:00`.
 const LONGEST_TIME: usize = 40;
-/// How a kubelet begins what it says instead of logs that it does not have.
+/// The prefix of the kubelet's message about logs that it does not have.
 const REFUSAL: &[u8] = b"unable to retrieve container logs";
 
 /// A line or a part of one.
@@ -17,13 +17,13 @@ pub(super) struct Line {
     pub(super) bytes: Bytes,
 }
 
-/// The lines of an answer, as it comes.
+/// A parser of one response, fed in pieces.
 #[derive(Debug, Default)]
 pub(super) struct Lines {
     part: Part,
-    /// What is read of the part.
+    /// The bytes read of the present part.
     read: Vec<u8>,
-    /// The time of the line, and the newest so far: two streams may be slightly out of order.
+    /// The line's time, or the newest one so far if that is later, because two streams may be slightly out of order.
     nanos: i64,
     began: bool,
     refusal: Option<String>,
@@ -34,12 +34,12 @@ enum Part {
     #[default]
     Time,
     Text,
-    /// The rest of a line whose beginning was not asked for.
+    /// The rest of a line whose beginning was not requested.
     Rest,
 }
 
 impl Lines {
-    /// More of the answer.
+    /// Parses more of the response, and returns the lines and pieces that are complete.
     pub(super) fn take(&mut self, bytes: &[u8]) -> Vec<Line> {
         let mut lines = Vec::new();
         for byte in bytes {
@@ -64,7 +64,7 @@ impl Lines {
         lines
     }
 
-    /// The answer has ended: what is left of a line without an end.
+    /// Ends the response, and returns the rest of a line without a line end.
     pub(super) fn end(&mut self) -> Option<Line> {
         match self.part {
             Part::Text if !self.read.is_empty() => Some(self.piece()),
@@ -76,7 +76,7 @@ impl Lines {
         }
     }
 
-    /// What the kubelet said instead of logs.
+    /// Returns the kubelet's message if it came instead of logs.
     pub(super) fn refusal(&mut self) -> Option<String> {
         if self.part == Part::Rest {
             self.refuse();
@@ -124,7 +124,7 @@ mod tests {
 
     fn read(text: &str) -> Vec<(i64, String)> {
         let mut all = Vec::new();
-        // However it comes in pieces.
+        // The size of the input's pieces must not matter.
         for size in [1, 7, text.len().max(1)] {
             let mut lines = Lines::default();
             let mut told: Vec<Line> = text.as_bytes().chunks(size).flat_map(|bytes| lines.take(bytes)).collect();
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_bear_their_times() {
+    fn lines_have_their_times() {
         let text = format!("{}one\n{}\n{}no end", time(1), time(2), time(3));
         assert_eq!(read(&text), [(1, "one\n".into()), (2, "\n".into()), (3, "no end".into())]);
         assert_eq!(read(""), []);
@@ -153,19 +153,19 @@ mod tests {
     }
 
     #[test]
-    fn long_lines_come_in_pieces() {
+    fn long_lines_are_split() {
         let text = format!("{}{}\n{}x\n", time(1), "y".repeat(PIECE), time(2));
         let told = read(&text);
         assert_eq!(told.iter().map(|(_, text)| text.len()).collect::<Vec<_>>(), [PIECE, 1, 2]);
     }
 
     #[test]
-    fn the_rest_of_a_line_that_began_before_is_left_out() {
+    fn the_rest_of_an_earlier_line_is_skipped() {
         assert_eq!(read(&format!("the rest\n{}next\n", time(1))), [(1, "next\n".into())]);
     }
 
     #[test]
-    fn what_the_kubelet_says_instead_is_no_line() {
+    fn a_kubelet_error_is_not_a_line() {
         for end in ["", "\n"] {
             let mut lines = Lines::default();
             assert_eq!(

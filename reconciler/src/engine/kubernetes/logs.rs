@@ -1,13 +1,12 @@
-//! The logs of a pod, from its beginning to its end, each byte once.
+//! The logs of a pod, from beginning to end, each byte once.
 //!
-//! - The API gives both streams as one, in the order in which the node's runtime wrote them down. Which line came from which
-//!   cannot be asked for before the feature `PodLogsQuerySplitStreams` is there, which is alpha: all of it is told as
-//!   standard output.
-//! - Times are given by nanoseconds but asked for by seconds, and the runtime may write two streams slightly out of order.
-//!   So logs are asked for from a second before, and what is not wanted is left out here. Times never decrease.
-//! - A node's runtime may keep less than was written: containerd drops a carriage return before a line end.
-//! - The end of an answer may be the pod's or the kubelet's that is restarted. So logs that were followed are read again
-//!   from their last line when the pod has ended.
+//! - The API returns both streams as one, in the order in which the node's runtime stored them. The stream of a line is
+//!   unknown without the alpha feature `PodLogsQuerySplitStreams`, so all lines are reported as standard output.
+//! - Times are returned in nanoseconds but requested in seconds, and the runtime may store two streams slightly out of
+//!   order. So each request begins a second earlier, and unneeded lines are skipped here. Times never decrease.
+//! - A node's runtime may store less than was written: containerd drops a carriage return before a line end.
+//! - A response ends when the pod ends, but also when its kubelet restarts. So when the pod has ended, followed logs
+//!   are read again from their last line.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -31,15 +30,15 @@ use super::state::ObjectId;
 use crate::engine::words::shown;
 use crate::engine::{EngineError, LogEntry, ObjectState};
 
-/// How far two streams may be out of order.
+/// The maximum disorder of two streams, in seconds.
 const OVERLAP: i64 = 1;
-/// How long a pod may seem to run whose logs have ended.
+/// Time that a pod may still appear to run after its logs have ended.
 const UNTIL_ENDED: Duration = Duration::from_secs(5);
-/// How often logs that end although the pod runs are asked for again before that is an error, and how long between.
+/// Maximum number of reads in a row without news while the pod runs, and the pause between two of them.
 const TRIES: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// The logs of `object` from `since` on.
+/// Streams the logs of `object` from `since` on.
 pub(super) fn follow(
     cluster: Arc<Cluster>,
     object: Option<ObjectId>,
@@ -62,7 +61,7 @@ pub(super) fn follow(
     })
 }
 
-/// How far logs were read: the time of the last line, and how many bytes of that time.
+/// A position in the logs: the time of the last line, and the number of bytes that were read with that time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Place {
     nanos: i64,
@@ -74,23 +73,23 @@ struct Follower {
     object: ObjectId,
     since: i64,
     read: Place,
-    /// Whether logs were followed to an end.
+    /// Whether a followed response has ended.
     followed: bool,
-    /// Whether they were read after it had ended.
+    /// Whether the logs were read after the pod had ended.
     done: bool,
-    /// Answers in a row that brought nothing although the pod runs.
+    /// The number of responses in a row that brought nothing although the pod runs.
     idle: u32,
     pass: Option<Pass>,
     next: VecDeque<LogEntry>,
 }
 
-/// One reading of the logs.
+/// One read of the logs.
 struct Pass {
     answer: Pin<Box<dyn AsyncBufRead + Send>>,
     lines: Lines,
-    /// What was read before of the time at which it begins.
+    /// The position that earlier passes reached; lines up to it are skipped.
     skip: Place,
-    /// Whether the pod ran when it began: then it may end before the logs do.
+    /// Whether the pod ran when the pass began. The response may then end before the logs do.
     running: bool,
     news: bool,
 }
@@ -125,7 +124,7 @@ impl Follower {
         }
     }
 
-    /// Tells a line, unless it was told before or is not wanted.
+    /// Queues a line, without the part that was returned before or is older than `since`.
     fn take(&mut self, pass: &mut Pass, line: Line) {
         let Line { nanos, mut bytes } = line;
         if nanos < self.since || nanos < pass.skip.nanos {
@@ -148,7 +147,7 @@ impl Follower {
         self.next.push_back(LogEntry { stream: LogStream::Stdout, nanos, bytes });
     }
 
-    /// Begins to read anew, when there is something to read. `None`: there is nothing more.
+    /// Waits until there is something to read and starts a pass, or returns `None` if there is nothing more.
     async fn begin(&mut self) -> Result<Option<Pass>, EngineError> {
         let Some(execution) = self.object.execution() else { return Ok(None) };
         let cluster = Arc::clone(&self.cluster);
@@ -163,10 +162,10 @@ impl Follower {
             let running = match (known.state(job), pod) {
                 (ObjectState::Created | ObjectState::Failed(_), _) => return Ok(None),
                 (ObjectState::Starting(_), _) => None,
-                // Its logs have ended: most likely it has too, which is told a little later.
+                // The logs have ended, so most likely the pod has too, and its end is reported a little later.
                 (ObjectState::Running { .. }, _) if self.followed && tokio::time::Instant::now() < patience => None,
                 (ObjectState::Running { .. }, pod) => pod.map(|pod| (pod, true)),
-                // A kubelet throws away the logs of what is deleted: what was followed is all there is.
+                // A kubelet drops the logs of a deleted pod, so there is nothing after the followed logs.
                 (_, Some(pod)) if pod.deleting && self.followed => return Ok(None),
                 (_, Some(pod)) => Some((pod, false)),
                 (_, None) => return Ok(None),
@@ -186,7 +185,7 @@ impl Follower {
         }
     }
 
-    /// Asks for the logs. `None`: not yet.
+    /// Requests the logs. Returns `None` if they are not available yet.
     async fn ask(&mut self, pod: &str, running: bool) -> Result<Option<Pass>, EngineError> {
         if self.idle > TRIES {
             let text = "The cluster does not give the logs of its pod, which runs.";
@@ -208,12 +207,12 @@ impl Follower {
                 let (answer, lines, skip) = (Box::pin(answer), Lines::default(), self.read);
                 Ok(Some(Pass { answer, lines, skip, running, news: false }))
             }
-            // It is gone, or its container is not yet to be seen: what the watch shows next decides.
+            // The pod is gone, or its container does not exist yet. The next event of the watch decides.
             Ok(Err(kube::Error::Api(status))) if matches!(status.code, 400 | 404) => {
                 self.idle += 1;
                 Ok(None)
             }
-            // The API server asks the pod's node: that does not answer.
+            // The API server could not get an answer from the pod's node.
             Ok(Err(kube::Error::Api(status))) if status.code >= 500 => Err(unreadable(&status.message)),
             Ok(Err(error)) => Err(self.cluster.connection.heard(error.into()).into()),
             Err(_) => {
@@ -224,7 +223,7 @@ impl Follower {
     }
 }
 
-/// More of the answer, or its end.
+/// Reads more of the response, or returns `None` at its end.
 async fn read(cluster: &Cluster, pass: &mut Pass, followed: bool) -> Result<Option<Vec<Line>>, EngineError> {
     let watched = cluster.ready().await?;
     let bytes = tokio::select! {

@@ -1,35 +1,37 @@
-//! Kubernetes: every version that has `podReplacementPolicy` of Jobs, which is 1.29 and newer.
+//! Kubernetes 1.29 and newer, because Jobs need the field `podReplacementPolicy`.
 //!
-//! An execution is a Job `renga-<id>`, one attempt, with one pod that is never restarted. What becomes of its
-//! specification:
+//! An execution is a Job `renga-<id>` with one attempt and one pod that is never restarted. Its specification becomes:
 //!
-//! | field | here |
+//! | field | in Kubernetes |
 //! |---|---|
-//! | `image` | the kubelet pulls it when it is absent; `:latest` without a tag or digest |
-//! | `command` | the container's arguments, of the image's entry point if it has one; `$(NAME)` in it is not expanded |
-//! | `env` | as given; a user's token from a Secret that belongs to the Job |
-//! | `ports` | a NodePort Service, told with `DEPLOYER_K8S_CONTAINER_IP` or the address of the pod's node; with `DEPLOYER_K8S_INGRESS` an Ingress at `/interactive/<execution id>`, for TCP alone |
-//! | `resources` | as given |
-//! | `emptyDir`, `persistentVolumeClaim`, `configMap`, `secret` | as given |
+//! | `image` | pulled by the kubelet when absent; `:latest` without a tag or digest |
+//! | `command` | the container's arguments, for the image's entry point if it has one; `$(NAME)` is not expanded |
+//! | `env` | unchanged; a user's token comes from a Secret that the Job owns |
+//! | `ports` | a NodePort Service, reported with `DEPLOYER_K8S_CONTAINER_IP` or the address of the pod's node |
+//! | `ports`, `DEPLOYER_K8S_INGRESS` | an Ingress at `/interactive/<execution id>`, for TCP only |
+//! | `resources` | unchanged |
+//! | `emptyDir`, `persistentVolumeClaim`, `configMap`, `secret` | unchanged |
 //! | `hostPath` | a path of the pod's node, under `DEPLOYER_HOST_PATHS` |
-//! | `labels` | not passed on: they are the context's, and here they could pass for ours |
+//! | `labels` | not passed on, because a context's label could look like one of the deployer's |
 //!
-//! Pod Security `baseline`, no privilege escalation, fewer capabilities than a runtime's default, seccomp `RuntimeDefault`,
-//! no service-account token. `?security=restricted` adds that nothing runs as root, and leaves no capability.
+//! Pods meet Pod Security `baseline` and have no privilege escalation, fewer capabilities than a runtime's default,
+//! seccomp `RuntimeDefault` and no service-account token. `?security=restricted` forbids root and drops all
+//! capabilities.
 //!
-//! **Calls.** One makes the Job, suspended; one more each for the Secret, the Service and the Ingress of one that has
-//! them; one lets it run; two read its logs, while it runs and once when it has ended; one removes it, and what belongs to
-//! it goes with it. Nothing is asked about what runs: one watch for each kind of objects and namespace tells
-//! (`watches.rs`), and `store.rs` keeps of each object the little that matters here.
+//! **Calls.** One call creates the suspended Job; one each creates the Secret, the Service and the Ingress if needed;
+//! one starts the Job; two read its logs, while it runs and after it has ended; one deletes it with its dependents.
+//! Running objects are not polled: one watch for each kind of object and namespace (`watches.rs`) reports changes, and
+//! `store.rs` keeps the few facts about each object that matter here.
 //!
-//! **Stopping** must leave the exit code and the logs, which a pod takes along when it is deleted: see `stop.rs`.
+//! **Stopping** must keep the exit code and the logs, which are lost when a pod is deleted: see `stop.rs`.
 //!
-//! **Logs** come as one stream, told as standard output: see `logs.rs`. A kubelet keeps the last 10 MiB of a container's
-//! unless it is configured to keep more; what is followed while it is written is not bounded by that.
+//! **Logs** come as one stream, reported as standard output: see `logs.rs`. A kubelet keeps the last 10 MiB of a
+//! container's logs unless it is configured to keep more; logs that are followed while they are written have no such
+//! limit.
 //!
-//! **Lost.** A pod that others deleted, evicted or preempted, or whose node went away, makes its execution lost, with the
-//! cluster's reason. A node that does not answer for a while changes nothing: the cluster decides when it has waited long
-//! enough, and deletes the pod.
+//! **Lost.** An execution is lost, with the cluster's reason, if others delete, evict or preempt its pod, or if the
+//! pod's node disappears. A node that does not answer for a while changes nothing: the cluster decides how long to
+//! wait, and then deletes the pod.
 
 mod capacity;
 mod client;
@@ -75,9 +77,9 @@ use self::store::Kind;
 use super::{Accepts, Engine, EngineError, EngineEvent, EngineInfo, EngineSettings, Launch, Listed, LogEntry, Object};
 use crate::crash::crash_point;
 
-/// How long an API server may take to say its version.
+/// Time limit for the API server's version.
 const PROBE_WITHIN: Duration = Duration::from_secs(10);
-/// How long a cluster may take to remove an object, beyond the grace period of its pod.
+/// Time limit for the removal of an object, including the grace period of its pod.
 const REMOVE_WITHIN: Duration = Duration::from_secs(120);
 
 /// A Kubernetes cluster.
@@ -87,13 +89,13 @@ pub struct Kubernetes {
 }
 
 impl Kubernetes {
-    /// The cluster at `url`. Nothing is asked of it yet; it may come and go.
+    /// Returns an adapter for the cluster at `url`. Sends nothing to it yet; the cluster may be down at any time.
     pub fn new(url: KubernetesUrl, settings: EngineSettings) -> Self {
         Self { cluster: Arc::new(Cluster::new(Connection::new(url), settings)) }
     }
 }
 
-/// The id of an object, or that there is none: no other kind of engine's id means anything here.
+/// Parses an object's id. Fails with `ObjectGone` for another engine's id, because it names no object here.
 fn id(object: &str) -> Result<ObjectId, EngineError> {
     ObjectId::parse(object).ok_or_else(gone)
 }
@@ -128,7 +130,7 @@ impl Engine for Kubernetes {
         let answer = self.cluster.connection.answer(PROBE_WITHIN, client.apiserver_version()).await;
         self.cluster.answered(!matches!(answer, Err(Failure::Down(_) | Failure::Unreached(_))));
         let version = answer?.git_version;
-        // An API server that answers, but not to who may not watch, is of no use.
+        // An API server that answers but does not allow the watches is useless, so it counts as down.
         match self.cluster.ready().await {
             Err(EngineError::Retry(why) | EngineError::Refused(why)) => Err(EngineError::Down(why.message)),
             Err(away) => Err(away),
@@ -140,7 +142,7 @@ impl Engine for Kubernetes {
     }
 
     async fn prepare(&self, launch: &Launch, _: &(dyn Fn(Why) + Send + Sync)) -> Result<(), EngineError> {
-        // The kubelet pulls the image. So there is nothing to make ready, but a cluster that is not there is known now.
+        // The kubelet pulls the image, so nothing needs preparation. An unreachable cluster is already reported here.
         self.cluster.ready().await?;
         self.cluster.namespace(launch).await.map(drop)
     }
@@ -259,7 +261,7 @@ impl Engine for Kubernetes {
                         Err(RecvError::Lagged(_)) => EngineEvent::Resync,
                         Err(RecvError::Closed) => return Ok(None),
                     };
-                    // The watches last as long as somebody listens.
+                    // The state of the stream keeps the cluster, and so its watches, alive.
                     Ok(Some((event, (cluster, watched, receiver))))
                 });
             Ok::<_, EngineError>(stream::once(async { Ok(EngineEvent::Resync) }).chain(told))
@@ -268,7 +270,7 @@ impl Engine for Kubernetes {
     }
 }
 
-/// Has a pod that runs end at once, also where its node cannot tell that it has.
+/// Ends a pod at once, even if its node cannot report the end.
 async fn kill(cluster: &Cluster, id: &ObjectId, known: &Known) -> Result<(), EngineError> {
     let Some(pod) = known.job.as_ref().and_then(|job| known.pod_of(job)).filter(|_| !known.pod_gone) else {
         return Ok(());
@@ -281,7 +283,7 @@ async fn kill(cluster: &Cluster, id: &ObjectId, known: &Known) -> Result<(), Eng
     cluster.delete_pod(&id.namespace, pod, grace).await
 }
 
-/// Whatever ended the events of a cluster: they are missed from here on.
+/// Maps each error to unreachable, because events are missed from here on.
 fn away(error: EngineError) -> EngineError {
     match error {
         EngineError::Retry(why) | EngineError::Refused(why) => EngineError::Down(why.message),

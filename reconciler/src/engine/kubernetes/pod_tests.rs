@@ -49,7 +49,7 @@ fn ends_are_read() {
 }
 
 #[test]
-fn what_never_ran_is_told_from_what_ended() {
+fn a_container_that_never_ran_is_unstartable() {
     let missing = r#"failed to create containerd task: exec: "no-such": executable file not found in $PATH: unknown"#;
     for (status, expected) in [
         (terminated(128, "StartError", missing), "CommandNotFound"),
@@ -66,7 +66,7 @@ fn what_never_ran_is_told_from_what_ended() {
 }
 
 #[test]
-fn what_it_waits_for_is_told() {
+fn the_reason_for_waiting_is_reported() {
     let unscheduled = |message: &str| {
         let condition =
             json!({"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message});
@@ -87,7 +87,7 @@ fn what_it_waits_for_is_told() {
 }
 
 #[test]
-fn what_others_took_away_is_lost() {
+fn a_pod_that_others_ended_is_lost() {
     let with = |mut status: Value, reason: &str| {
         status["conditions"] = json!([{"type": "DisruptionTarget", "status": "True", "reason": reason}]);
         status

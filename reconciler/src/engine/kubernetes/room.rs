@@ -1,4 +1,4 @@
-//! How much room a cluster has: what its nodes can give, less what the pods on them ask for.
+//! The capacity of a cluster: its nodes' allocatable resources, minus the requests of their pods.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -26,7 +26,7 @@ pub(super) struct Nodes {
     /// What each node that takes our pods can give, by its name.
     nodes: HashMap<String, Amounts>,
     architectures: HashMap<String, String>,
-    /// What each pod asks of its node, by the pod's uid.
+    /// The node and the requests of each pod, by pod uid.
     pods: HashMap<String, (String, Amounts)>,
 }
 
@@ -93,14 +93,14 @@ impl Nodes {
         }
     }
 
-    /// The architecture of all nodes, if they have the same.
+    /// Returns the architecture of all nodes, if they have the same.
     pub(super) fn architecture(&self) -> Option<String> {
         let mut all = self.nodes.keys().filter_map(|name| self.architectures.get(name));
         let first = all.next()?;
         all.all(|other| other == first).then(|| first.clone())
     }
 
-    /// The room of the cluster. It takes what does not fit now, and starts it as soon as it does.
+    /// Returns the cluster's capacity. `queues` is set, because the cluster starts a pod as soon as it fits.
     pub(super) fn room(&self) -> Room {
         let mut asked: HashMap<&str, Amounts> = HashMap::new();
         for (node, requests) in self.pods.values() {
@@ -113,7 +113,7 @@ impl Nodes {
                 let most = room.largest.entry(resource.clone()).or_default();
                 *most = (*most).max(*amount);
                 let used = asked.get(name.as_str()).and_then(|asked| asked.get(resource)).copied().unwrap_or_default();
-                // A node may hold more than it can give now.
+                // The requests on a node may exceed what is allocatable now.
                 let free = Amount(amount.0.saturating_sub(used.0).max(0));
                 add(&mut room.free, &BTreeMap::from([(resource.clone(), free)]));
             }
@@ -122,7 +122,7 @@ impl Nodes {
     }
 }
 
-/// Whether pods that tolerate nothing are put on it.
+/// Whether pods without tolerations are scheduled on the node.
 fn takes_pods(node: &Node) -> bool {
     let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
     let ready = conditions.filter(|condition| condition.type_ == "Ready").all(|condition| condition.status == "True");
@@ -131,7 +131,7 @@ fn takes_pods(node: &Node) -> bool {
     ready && spec.unschedulable != Some(true) && !spec.taints.iter().flatten().any(|taint| keeps_out(&taint.effect))
 }
 
-/// What a pod asks of its node: all of its containers together, or one that runs before them if that asks for more.
+/// Returns a pod's requests: the sum of its containers or, if larger, its largest init container, plus its overhead.
 fn requests(pod: &Pod) -> Amounts {
     let mut all = Amounts::new();
     let Some(spec) = &pod.spec else { return all };
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn room_is_what_nodes_give_less_what_pods_ask_for() {
+    fn free_capacity_is_allocatable_minus_requests() {
         let mut nodes = Nodes::default();
         nodes.put_node(&node("a", "2", json!({}), "True"));
         nodes.put_node(&node("b", "3500m", json!({}), "True"));
@@ -201,7 +201,7 @@ mod tests {
         nodes.put_pod(&pod("3", "b", "1", "Succeeded"));
         let room = nodes.room();
         let cpu = |amounts: &Amounts| amounts["cpu"].0;
-        // The first node holds more than it can give: that takes nothing from the second.
+        // The requests on the first node exceed its allocatable CPU. This reduces nothing on the second.
         assert_eq!((cpu(&room.total), cpu(&room.largest), cpu(&room.free)), (5_500, 3_500, 3_000));
         assert_eq!(room.total["memory"].0, 8 << 30);
         nodes.pod_gone("2");

@@ -1,11 +1,11 @@
-//! Ends what runs, and leaves its exit code and logs where they are.
+//! Stops a running object, and keeps its exit code and logs.
 //!
-//! A pod that is deleted takes both along. So it is given a deadline that has passed: its kubelet ends it as it ends one
-//! that is deleted, with TERM and its own grace period, and keeps it. That period is fixed when the pod is made: it is
-//! the deployment's at that time. Who asks for a shorter one gets it by a deletion: how the pod ended is noted on its Job before it
-//! goes, and of its logs there is what was followed until then.
+//! Deleting a pod loses both. So the pod gets a deadline that has passed: its kubelet ends it like a deleted pod, with
+//! TERM and the pod's own grace period, but keeps it. That period is the deployment's when the pod is created, and then
+//! fixed. A stop with a shorter grace period deletes the pod: its exit is recorded on its Job before the pod is gone,
+//! and its logs are kept only as far as they were followed.
 //!
-//! What does not run yet has no kubelet that could end it: its Job is given such a deadline, and ends without a pod.
+//! Before the pod runs, no kubelet can end it. So its Job gets such a deadline, and ends without a pod.
 
 use std::time::Duration;
 
@@ -25,10 +25,10 @@ use super::store::Kind;
 use super::watches::Watched;
 use crate::engine::{EngineError, Exit, ObjectState};
 
-/// How much longer than the grace period an end may take until the cluster has told it.
+/// Time after the grace period within which the cluster must report the end.
 const SLACK: Duration = Duration::from_secs(60);
 
-/// Ends an object, and answers when it has ended.
+/// Ends an object, and returns when it has ended. Fails with `StopUnconfirmed` if no end is reported in time.
 pub(super) async fn stop(cluster: &Cluster, id: &ObjectId, grace: Duration) -> Result<(), EngineError> {
     let Some(execution) = id.execution() else { return Ok(()) };
     let watched = cluster.ready().await?;
@@ -57,7 +57,7 @@ pub(super) async fn stop(cluster: &Cluster, id: &ObjectId, grace: Duration) -> R
                 pod_asked = true;
             }
             (ObjectState::Starting(_) | ObjectState::Running { .. }, _) => {}
-            // How it ended is about to be noted.
+            // The exit is about to be recorded.
             _ if pod_asked && shorter => {}
             _ => return Ok(()),
         }
@@ -72,7 +72,7 @@ pub(super) async fn stop(cluster: &Cluster, id: &ObjectId, grace: Duration) -> R
     }
 }
 
-/// Once a pod that was deleted has ended, notes on its Job how. Whether that is done.
+/// Records the exit of a deleted pod on its Job. Returns whether that is done, or the pod is gone.
 async fn note(
     cluster: &Cluster,
     watched: &Watched,
@@ -89,7 +89,7 @@ async fn note(
     Ok(true)
 }
 
-/// That it was killed is what was asked for: no error.
+/// Drops the error, because the kill was requested.
 fn ended(exit: &Exit) -> Exit {
     Exit { error: None, ..exit.clone() }
 }
@@ -106,7 +106,7 @@ where
     patched::<K>(cluster, namespace, name, &patch).await.map(drop)
 }
 
-/// Patches what has the uid in the patch. `None`: it is gone.
+/// Patches the object with the patch's uid. Returns `None` if it is gone.
 pub(super) async fn patched<K>(
     cluster: &Cluster,
     namespace: &str,
@@ -130,7 +130,7 @@ where
 }
 
 impl Cluster {
-    /// Deletes a pod, which is killed after `grace` seconds. Zero does not wait for its node.
+    /// Deletes a pod with a grace period of `grace` seconds. Zero does not wait for the pod's node.
     pub(super) async fn delete_pod(&self, namespace: &str, pod: &PodSeen, grace: u32) -> Result<(), EngineError> {
         let api = self.connection.api::<Pod>(namespace).await?;
         let preconditions = Preconditions { uid: Some(pod.uid.clone()), resource_version: None };

@@ -1,4 +1,4 @@
-//! Where a cluster is, and how a deployment uses it.
+//! The address of a cluster, and the options for its use by a deployment.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -10,19 +10,19 @@ use renga_shared::placement::Namespaces;
 
 use crate::engine::BadEngineUrl;
 
-/// How long the API server may take to accept a connection.
+/// Time limit for a connection to the API server.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 const OPTIONS: &str = "namespace=NAME, namespaces=A,B or *, security=baseline or restricted, kubeconfig=PATH";
 
-/// Where a cluster is, and how a deployment uses it.
+/// The address of a cluster, and the options for its use by a deployment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KubernetesUrl {
     context: Option<String>,
     kubeconfig: Option<PathBuf>,
-    /// Where executions run that ask for the namespace `default`. Without it, the context's own namespace.
+    /// The namespace of executions that ask for `default`. `None`: the context's own namespace.
     pub(super) namespace: Option<String>,
     pub(super) further: Further,
-    /// Whether more is kept from executions than Pod Security `baseline` keeps.
+    /// Whether executions are restricted further than Pod Security `baseline` requires.
     pub(super) restricted: bool,
 }
 
@@ -40,10 +40,10 @@ impl Default for Further {
 }
 
 impl KubernetesUrl {
-    /// Reads `k8s://` or `k8s://CONTEXT`, with the options `namespace`, `namespaces`, `security` and `kubeconfig`.
+    /// Parses `k8s://` or `k8s://CONTEXT`, with the options `namespace`, `namespaces`, `security` and `kubeconfig`.
     ///
     /// # Errors
-    /// What is wrong with it, and what would be right.
+    /// Returns what is wrong with the URL, and the correct form.
     pub fn parse(url: &str) -> Result<Self, BadEngineUrl> {
         let rest = url.strip_prefix("k8s://").ok_or_else(|| BadEngineUrl("it must begin with k8s://".into()))?;
         let (context, options) = rest.split_once('?').unwrap_or((rest, ""));
@@ -73,7 +73,7 @@ impl KubernetesUrl {
         Ok(())
     }
 
-    /// The namespaces that executions may ask for, as far as is known without the context.
+    /// Returns the namespaces that executions may ask for, as far as they are known without the context.
     pub(super) fn namespaces(&self) -> Namespaces {
         match &self.further {
             Further::All => Namespaces::Any,
@@ -81,7 +81,7 @@ impl KubernetesUrl {
         }
     }
 
-    /// The configuration of a client, read anew: files may have changed since the last time.
+    /// Loads the configuration of a client. Reads the files each time, because they may have changed.
     pub(super) async fn config(&self) -> Result<Config, String> {
         let mut config = self.load().await?;
         config.connect_timeout = Some(CONNECT_WITHIN);
@@ -114,13 +114,13 @@ impl std::fmt::Display for KubernetesUrl {
     }
 }
 
-/// An error with all that caused it.
+/// Returns an error's message with the messages of all its causes.
 fn cause(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
         let inner = error.to_string();
-        // Some layers put their source's words into their own.
+        // Some layers already include their source's message.
         if !text.contains(&inner) {
             text = format!("{text}: {inner}");
         }
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_urls_say_what_would_be_right() {
+    fn errors_for_bad_urls_name_the_correct_form() {
         for (url, cure) in [
             ("docker://", "must begin with k8s://"),
             ("k8s://?namespac=a", "unknown option \"namespac=a\"; there are namespace=NAME"),
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_missing_for_a_client_is_told() {
+    async fn a_missing_kubeconfig_is_reported() {
         let url = KubernetesUrl::parse("k8s://?kubeconfig=/no/such/file").unwrap();
         let error = url.config().await.unwrap_err();
         assert!(error.contains("/no/such/file") && error.contains("set KUBECONFIG"), "{error}");

@@ -1,4 +1,4 @@
-//! Volumes: as given, but for paths of the nodes, which an operator has to allow.
+//! Volumes: passed on unchanged, except that an operator must allow host paths.
 
 use k8s_openapi::api::core::v1::{
     ConfigMapVolumeSource, EmptyDirVolumeSource, HostPathVolumeSource, PersistentVolumeClaimVolumeSource,
@@ -9,7 +9,7 @@ use renga_shared::domain::{Specification, VolumeSource};
 
 use crate::engine::{EngineError, EngineSettings, host_paths};
 
-/// The volumes of a pod.
+/// Returns the volumes of a pod. Fails with `Refused` if a host path is not allowed.
 pub(super) fn volumes(spec: &Specification, settings: &EngineSettings) -> Result<Option<Vec<Volume>>, EngineError> {
     let volumes = spec.volumes.iter().map(|volume| {
         let mut made = Volume { name: volume.name.clone(), ..Volume::default() };
@@ -28,7 +28,7 @@ pub(super) fn volumes(spec: &Specification, settings: &EngineSettings) -> Result
                 made.persistent_volume_claim = Some(source);
             }
             VolumeSource::HostPath { path } => {
-                // The nodes' files cannot be looked at from here. A `subPath` is the kubelet's, which lets none lead out.
+                // The node's files are not visible here. The kubelet resolves a `subPath`, and lets none lead out.
                 let path = host_paths::allow(path, None, &settings.host_paths, false)?.display().to_string();
                 made.host_path = Some(HostPathVolumeSource { path, type_: None });
             }
@@ -47,7 +47,7 @@ pub(super) fn volumes(spec: &Specification, settings: &EngineSettings) -> Result
     Ok((!volumes.is_empty()).then_some(volumes))
 }
 
-/// Where they are mounted.
+/// Returns the volume mounts of a pod's container.
 pub(super) fn mounts(spec: &Specification) -> Vec<VolumeMount> {
     let mount = |mount: &renga_shared::domain::VolumeMount| VolumeMount {
         name: mount.name.clone(),
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_is_given_as_it_is() {
+    fn every_kind_is_passed_on_unchanged() {
         for volume in [
             json!({"name": "v", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}),
             json!({"name": "v", "persistentVolumeClaim": {"claimName": "c", "readOnly": true}}),
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_of_nodes_only_where_they_are_allowed() {
+    fn host_paths_outside_allowed_folders_are_refused() {
         for path in ["/", "/etc", "/srv/database"] {
             let refused = read(json!({"name": "v", "hostPath": {"path": path}}), &["/srv/data"]);
             assert!(matches!(refused, Err(EngineError::Refused(why)) if why.reason == "HostPathNotAllowed"), "{path}");
