@@ -1,4 +1,4 @@
-//! Following an execution's logs to its end, whatever happens to the connection.
+//! Follows an execution's logs to its end, across broken connections.
 
 use std::time::Duration;
 
@@ -12,32 +12,33 @@ use super::names::Place;
 use super::progress::Progress;
 use crate::ended::output_error;
 
-/// How often in a row the service may be away, and how long it is then left alone.
+/// The maximum number of failures in a row, and the pause after each.
 const TRIES: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// What is followed.
+/// The execution to follow.
 pub(crate) struct Follow<'a> {
     pub(crate) api: &'a Api,
     pub(crate) place: &'a Place,
-    /// Further parameters of the logs.
+    /// Further query parameters of the logs.
     pub(crate) query: Vec<(&'a str, &'a str)>,
     pub(crate) progress: &'a Progress,
 }
 
 /// Why a copy ended early.
 enum Broken {
-    /// The service or the way there; asking again may help.
+    /// The service or the network failed; a retry may help.
     Service(ApiError),
-    /// Our own output.
+    /// Standard output failed.
     Output(anyhow::Error),
 }
 
 impl Follow<'_> {
-    /// Copies everything to `out` until the execution has ended, and answers what became of it.
+    /// Copies all logs to `out` until the execution has ended, and returns the execution.
     ///
-    /// A connection that breaks is made again, and what was written already is skipped: logs only grow. Not so the last
-    /// lines (`tail`), which begin elsewhere each time: these are followed on one connection only.
+    /// After a broken connection, it connects again and skips the bytes already written, because logs only grow. With
+    /// `tail` that is not possible, because the last lines begin elsewhere each time: these are followed on one
+    /// connection only.
     pub(crate) async fn to_end(&self, out: &mut (impl AsyncWrite + Unpin)) -> Result<Execution> {
         let resumable = self.query.iter().all(|(name, _)| *name != "tail");
         let mut written = 0;
@@ -76,7 +77,7 @@ impl Follow<'_> {
         }
     }
 
-    /// The execution whose logs are not there because it was removed, or never had any.
+    /// Returns the execution if it has ended, for a 404 of its logs: they were removed, or never existed.
     async fn gone(&self, error: &ApiError) -> Option<Execution> {
         if error.status() != Some(StatusCode::NOT_FOUND) {
             return None;
@@ -85,7 +86,7 @@ impl Follow<'_> {
         Execution::read(&execution).ok().filter(Execution::has_ended)
     }
 
-    /// Copies one answer from where the last one broke off.
+    /// Copies one response, from the byte after the last one written.
     async fn copy(&self, out: &mut (impl AsyncWrite + Unpin), written: &mut usize) -> Result<(), Broken> {
         let query: Vec<_> = self.query.iter().copied().chain([("follow", "true")]).collect();
         let mut answer = self.api.open(&self.place.path(&["logs"]), &query).await.map_err(Broken::Service)?;
