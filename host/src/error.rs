@@ -39,7 +39,7 @@ pub enum HostError {
         component: String,
         /// The entry, with its variables resolved.
         entry: String,
-        /// What is wrong with it.
+        /// The fault in the entry.
         reason: String,
     },
     /// The cache folder for compiled code cannot be used.
@@ -47,7 +47,7 @@ pub enum HostError {
     Cache {
         /// The folder.
         path: PathBuf,
-        /// What went wrong.
+        /// The error of wasmtime or the system.
         reason: String,
     },
     /// The WebAssembly engine cannot be set up on this machine.

@@ -18,7 +18,7 @@ use tokio::sync::Mutex;
 use super::target::{Credential, Target};
 use crate::output::plain;
 
-/// The timeout of a request, in full. The API itself waits at most 10 s, for ports.
+/// The timeout of a request until the end of its response. The API itself waits at most 10 s, for ports.
 const ANSWER: Duration = Duration::from_secs(60);
 const CONNECT: Duration = Duration::from_secs(5);
 /// The maximum total wait for a service that responds with `Retry-After`.

@@ -29,7 +29,7 @@ pub struct Problem {
 pub struct BadField {
     /// A JSON pointer (RFC 6901), or the name of a header or query parameter.
     pub pointer: String,
-    /// What is wrong, and what would be right.
+    /// The fault, and the expected form.
     pub detail: String,
 }
 

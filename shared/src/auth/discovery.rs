@@ -72,7 +72,7 @@ pub fn endpoint(document: &[u8], issuer: &str, name: &'static str) -> Result<Str
 }
 
 /// Returns the lifetime of keys that came with these `Cache-Control` values (RFC 9111, section 5.2.2): the issuer's
-/// value, at most ten minutes. If the issuer forbids caching, the lifetime is one minute.
+/// value, at most ten minutes. If the issuer forbids caching, the lifetime is at most one minute.
 pub fn lifetime<'a>(cache_control: impl IntoIterator<Item = &'a str>) -> Duration {
     let mut lifetime = LONGEST_LIFETIME;
     for directive in cache_control.into_iter().flat_map(|value| value.split(',')) {

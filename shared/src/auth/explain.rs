@@ -12,7 +12,7 @@ use crate::domain::Timestamp;
 pub struct Finding {
     /// The name of the part.
     pub part: &'static str,
-    /// What was found, or what is wrong and what would be right.
+    /// The value that was found, or the fault and the expected value.
     pub found: Result<String, String>,
 }
 

@@ -1,6 +1,6 @@
 //! A rate limit on the time spent on forged signatures. One costs as much as the rest of a request, or several times as
 //! much: without a limit, a client that sends forged tokens fast enough takes the processor from all others. If the
-//! limit is too low, new valid tokens have to wait, because they cannot be told from forged ones before the check.
+//! limit is too low, new valid tokens have to wait, because a check is needed to tell them from forged ones.
 //!
 //! Each instance of a component has its own limit, because instances share no memory, and a host may have dozens: the
 //! processor must bear the sum of all limits. The limit counts wall time, because one algorithm takes several times as

@@ -18,7 +18,10 @@ impl EngineName {
     /// The maximum length, in bytes.
     pub const MAX_LENGTH: usize = 63;
 
-    /// Parses a name. Fails with [`BadEngineName`] if `text` is not a DNS label that begins with a letter.
+    /// Parses a name: 1 to 63 lower case letters, digits and hyphens, beginning with a letter.
+    ///
+    /// # Errors
+    /// Fails with [`BadEngineName`] if `text` has another form.
     pub fn parse(text: &str) -> Result<Self, BadEngineName> {
         let fits = (1..=Self::MAX_LENGTH).contains(&text.len())
             && text.starts_with(|first: char| first.is_ascii_lowercase())

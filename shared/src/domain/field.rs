@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 pub struct FieldError {
     /// Where: a JSON pointer (RFC 6901) into the body.
     pub pointer: String,
-    /// What is wrong with it and what would be right.
+    /// The fault, and the expected form.
     pub detail: String,
 }
 

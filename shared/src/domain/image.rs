@@ -26,7 +26,7 @@ impl ImageRef {
     /// A message for the user that says what is wrong.
     pub fn parse(text: &str) -> Result<Self, String> {
         if text.len() == 64 && text.chars().all(is_hex) {
-            // An engine would read it as the id of any local image, whoever owns that.
+            // An engine would read it as the id of a local image, which may belong to another user.
             return Err("is an image's id; name the image".into());
         }
         let (rest, digest) = match text.split_once('@') {
