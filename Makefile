@@ -3,14 +3,15 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-# The order of prerequisites is the order of work, and cargo uses all cores by itself.
+# Prerequisites are made in their order. Parallel jobs would not help, because cargo uses all cores itself.
 .NOTPARALLEL:
 
-# spin.toml and the programs find each other here, whatever folder this machine's cargo would use.
+# A fixed target folder, because spin.toml and the programs find each other by it, whatever this machine's cargo is set
+# to.
 export CARGO_TARGET_DIR := $(CURDIR)/target
 
 WASM := --target wasm32-wasip2
-# What is in functions/: built for WebAssembly only, except for the unit tests of what needs no Spin.
+# The crates in functions/. They are built for WebAssembly only, except for unit tests that need no Spin.
 COMPONENTS := -p renga-api -p renga-database
 TOOLS := .cache/tools/bin
 

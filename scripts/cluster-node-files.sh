@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# The files of a cluster's node: configurations, images, cgroups. Sourced by cluster.sh, not run.
+# Writes the files of a cluster's node: configurations, images, cgroups. Sourced by cluster.sh, not run.
 
 make_node_files() {
     cat >"$FOLDER/containerd.toml" <<END
@@ -19,8 +19,8 @@ END
   {"type": "portmap", "capabilities": {"portMappings": true}}
 ]}
 END
-    # oomScoreAdj: as above. clusterDNS: nobody answers there, so that look-ups are refused at once.
-    # evictionHard: the disk of a machine that tests is often full; images and pods stay nevertheless.
+    # oomScoreAdj: a lower value needs CAP_SYS_RESOURCE. clusterDNS: no DNS server listens at this address, so look-ups
+    # fail at once. evictionHard: the disk of a test machine is often full, but images and pods must stay.
     cat >"$FOLDER/kubelet.yaml" <<END
 apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
@@ -46,12 +46,12 @@ evictionHard: {memory.available: 64Mi, nodefs.available: "0%", nodefs.inodesFree
 END
     scripts/test-image.sh >"$FOLDER/root.tar"
     image_archive renga-test/busybox:1 "$FOLDER/root.tar" >"$FOLDER/images/busybox.tar"
-    # What holds a pod's namespaces has only to be there.
+    # The pause container only has to exist.
     image_archive renga-test/pause:1 "$FOLDER/root.tar" '"Cmd": ["/bin/sleep", "2147483647"]' >"$FOLDER/images/pause.tar"
     make_cgroups
 }
 
-# An image as `docker save` writes it: image_archive NAME TAR [CONFIGURATION]
+# Writes an image in the format of `docker save`: image_archive NAME TAR [CONFIGURATION]
 image_archive() {
     local into sum architecture
     into=$(mktemp -d)
@@ -68,7 +68,8 @@ END
     rm -rf "$into"
 }
 
-# The cluster's own cgroups, in version 2's one tree or in each of version 1's. Its parts are counted in `system`.
+# Makes the cluster's own cgroups, in the one tree of version 2 or in each tree of version 1. The cluster's parts run in
+# `system`.
 make_cgroups() {
     if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
         mkdir -p "/sys/fs/cgroup/$NAME/system"
@@ -79,7 +80,7 @@ make_cgroups() {
         [ "$tree" = /sys/fs/cgroup/unified/ ] || mkdir -p "$tree$NAME"
     done
     mkdir -p "/sys/fs/cgroup/memory/$NAME/system"
-    # Empty in a new one, which no process may enter then.
+    # Both are empty in a new cpuset, and no process can join a cpuset where they are empty.
     for file in cpuset.cpus cpuset.mems; do
         cat "/sys/fs/cgroup/cpuset/$file" >"/sys/fs/cgroup/cpuset/$NAME/$file"
     done

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The first process of a cluster's namespaces: cluster-node.sh FOLDER. Started by `cluster.sh serve`, which has filled
-# FOLDER. When it ends, the kernel ends every other process in here.
+# FOLDER. When this process ends, the kernel kills all others in the namespaces.
 set -euo pipefail
 umask 022
 cd "$1"
@@ -17,16 +17,16 @@ arrange_network() {
     echo 1 >/proc/sys/net/ipv4/ip_forward
 }
 
-# /run and /var of its own; unshare has made all mounts private.
+# Mounts /run and /var of the cluster's own. unshare has made all mounts private.
 arrange_files() {
     mount -t proc proc /proc
     mount -n -t tmpfs tmpfs /run
     mount --bind "$FOLDER/var" /var
     mkdir -p /var/tmp /var/log /var/lib
     ln -s /run /var/run
-    # No names of the world outside: that an image is missing is known at once.
+    # Without name resolution, a pull of a missing image fails at once.
     mount --bind /dev/null /etc/resolv.conf
-    # The kubelet would change these for the whole machine: it is shown files that say what it wants.
+    # The kubelet would change these for the whole machine, so it gets files with the values that it requires.
     local setting file
     for setting in vm/overcommit_memory=1 vm/panic_on_oom=0 kernel/panic=10 kernel/panic_on_oops=1 \
         kernel/keys/root_maxkeys=1000000 kernel/keys/root_maxbytes=25000000; do
@@ -35,7 +35,7 @@ arrange_files() {
         echo "${setting#*=}" >"$file"
         mount --bind "$file" "/proc/sys/${setting%=*}"
     done
-    # What the kubelet mounts is to be seen in containers.
+    # Mounts of the kubelet must be visible in containers.
     mount --make-rshared /
 }
 
@@ -46,8 +46,8 @@ join_cgroup() {
     done
 }
 
-# Runs a part in the background for as long as the cluster lives. While parts/PART.down is there it stays down; when it
-# ends without that, the cluster does.
+# Runs a part in the background for as long as the cluster lives. If the part ends while parts/PART.down exists, it
+# starts again when that file is removed. If it ends without this file, the cluster ends.
 parts=0
 part() {
     parts=$((parts + 1))
@@ -68,7 +68,7 @@ keep_running() {
 }
 kubebox() { part "$1" "$KUBEBOX" "$@"; }
 
-# Waits until a command succeeds. The limit is whoever waits for FOLDER/ready.
+# Waits until a command succeeds. It has no time limit; the process that waits for FOLDER/ready has one.
 wait_for() {
     until "$@" >/dev/null 2>&1; do
         [ "$(jobs -rp | wc -l)" = "$parts" ] || exit 1
@@ -90,7 +90,7 @@ start_control_plane() {
         --kubelet-client-certificate pki/admin.crt --kubelet-client-key pki/admin.key \
         --kubelet-preferred-address-types InternalIP
     wait_for kubectl get --raw /readyz
-    # One of each: there is no leader to elect. Their usual limits of requests would make many short pods wait.
+    # There is one instance of each, so no leader election. With the default rate limits, many short pods would wait.
     local many=(--leader-elect=false --kube-api-qps 1000 --kube-api-burst 1000)
     kubebox kube-controller-manager --kubeconfig controller-manager.conf --use-service-account-credentials "${many[@]}" \
         --service-account-private-key-file pki/service-accounts.key --root-ca-file pki/ca.crt \
@@ -108,7 +108,7 @@ start_containerd() {
 
 start_node() {
     kubebox kubelet --config kubelet.yaml --kubeconfig kubelet.conf --hostname-override "$NAME" --node-ip "$NODE_IP"
-    # Zero: the machine's limits of tracked connections are not the cluster's to set.
+    # Zero: the cluster must not set the machine's limits of tracked connections.
     kubebox kube-proxy --kubeconfig proxy.conf --hostname-override "$NAME" --proxy-mode iptables \
         --conntrack-max-per-core 0 --conntrack-min 0 --conntrack-tcp-timeout-established 0 --conntrack-tcp-timeout-close-wait 0
     wait_for kubectl wait --for=condition=Ready "node/$NAME" --timeout=5s
@@ -122,5 +122,5 @@ start_control_plane
 [ "$NODE" = no ] || start_node
 wait_for kubectl --namespace default get serviceaccount default
 touch ready
-# Until a part ends that was not to.
+# Waits until a part ends unexpectedly.
 wait -n || true

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Kubernetes clusters of one node each, made of what scripts/kubebox.sh prepared:
+# Runs Kubernetes clusters of one node each, from the programs that scripts/kubebox.sh prepared:
 #
 #   cluster.sh up|down|status           one to work with, in .cache/cluster; `up` prints how to reach it
 #   cluster.sh kubectl ARGUMENT…        kubectl for it
@@ -12,12 +12,12 @@
 #   cluster.sh image FOLDER NAME TAR    gives the node an image whose file system is TAR
 #   cluster.sh clean FOLDER             ends the cluster, and removes what it leaves: interface, cgroups, FOLDER
 #
-# A cluster lives in network, mount and process namespaces of its own: what it makes (packet-filter rules, mounts,
-# processes) ends with its first process. In FOLDER:
+# A cluster lives in network, mount and process namespaces of its own: all that it makes (packet-filter rules, mounts,
+# processes) ends with its first process. Files in FOLDER:
 #   admin.conf        kubeconfig of the administrator, with a token
 #   admin-cert.conf   the same with a client certificate
 #   settings          names and addresses (NAME, NODE_IP, KUBEBOX…)
-#   log/              what each part wrote
+#   log/              output of each part
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/sbin:/sbin
@@ -26,23 +26,24 @@ PATH=$PATH:/usr/sbin:/sbin
 
 state=$(realpath -m .cache/cluster)
 kubebox=$PWD/.cache/kubernetes/kubebox
-ready_within=180 # seconds; it takes 5 where nothing else runs
+ready_within=180 # seconds; it takes 5 on an idle machine
 
-# The process that is a cluster, if it runs. A number alone may have been given to another process since.
+# Prints the pid of the cluster's process if it runs. The command line is compared, because the pid may have been
+# reused.
 runs() {
     local pid
     pid=$(cat "$1/pid" 2>/dev/null) || return 1
     tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -qF "cluster-node.sh $1 " && echo "$pid"
 }
 
-# The first process of a cluster's namespaces, by its number on this machine.
+# Prints the pid, on this machine, of the first process in the cluster's namespaces.
 first_process() {
     local pid
     pid=$(runs "$1") || fail "no cluster runs in $1" "its logs, if there are any: $1/log"
     tr -d ' ' <"/proc/$pid/task/$pid/children"
 }
 
-# The folder with its links resolved, so that it has one name.
+# Prints the folder with its links resolved, so that it has one name.
 folder_of() { realpath -m "$1"; }
 
 serve() {
@@ -76,12 +77,12 @@ serve() {
         . scripts/cluster-node-files.sh
         make_node_files
     fi
-    # It takes its end of the link from this network namespace, whose handle it inherits.
+    # The new process takes its end of the link from this network namespace, whose handle it inherits.
     exec 5</proc/self/ns/net
     exec unshare --net --mount --pid --fork --kill-child bash "$PWD/scripts/cluster-node.sh" "$folder" </dev/null
 }
 
-# A link to the cluster, whose name nobody else has: by it, its numbers in the three networks are taken as well.
+# Makes a link to the cluster under an unused name. The number in the name also reserves the three networks.
 claim_network() {
     local number said='' routes
     routes=$(ip -4 route)
@@ -89,7 +90,7 @@ claim_network() {
         NAME=renga-k$number
         case $routes in *"10.21"[456]".$number.0/24"*) continue ;; esac
         if said=$(ip link add "$NAME" type veth peer name "${NAME}n" 2>&1); then
-            # At once: `clean` is to know it whatever happens to the rest.
+            # Written at once, so that `clean` knows the name even if a later step fails.
             echo "NAME='$NAME'" >"$FOLDER/settings"
             MACHINE_IP=10.214.$number.1 NODE_IP=10.214.$number.2 SERVICES=10.215.$number PODS=10.216.$number
             ip address add "$MACHINE_IP/24" dev "$NAME"
@@ -131,7 +132,7 @@ END
     openssl ecparam -name prime256v1 -genkey -noout -out "$1/service-accounts.key"
 }
 
-# A token for each part and for the administrator, and the kubeconfigs that hold them.
+# Makes a token for each part and for the administrator, and the kubeconfigs with these tokens.
 make_credentials() {
     credential() { # FILE USER [GROUP]
         local token
@@ -146,7 +147,7 @@ make_credentials() {
     credential kubelet "system:node:$NAME" system:nodes
     kubeconfig "client-certificate-data: $(base64 -w 0 "$FOLDER/pki/admin.crt")" \
         "client-key-data: $(base64 -w 0 "$FOLDER/pki/admin.key")" >"$FOLDER/admin-cert.conf"
-    # `sudo` made this a cluster of root's, but the one who asked for it is to use it.
+    # With `sudo` the files belong to root, but the user who ran it needs access to the cluster.
     chown "${SUDO_UID:-0}" "$FOLDER" "$FOLDER"/admin*.conf "$FOLDER/settings"
 }
 
@@ -189,7 +190,7 @@ part() {
     esac
 }
 
-# Inside, since routes on this side would go with the interface.
+# Changes the cluster's end of the link, because routes on this side would be lost with the interface.
 network() {
     local first
     first=$(first_process "$(folder_of "$1")")
@@ -214,13 +215,13 @@ clean() {
     folder=$(folder_of "$1")
     [ -e "$folder/pid" ] || return 0
     if pid=$(runs "$folder"); then kill -KILL "$pid"; fi
-    # Its end may come before the network is chosen.
+    # The cluster may have ended before its network was chosen.
     NAME=
     # shellcheck disable=SC1091 # made by `serve`
     [ ! -e "$folder/settings" ] || . "$folder/settings"
     if [ -n "$NAME" ]; then
         ip link delete "$NAME" 2>/dev/null || true
-        # The kernel ends the processes one after the other; a cgroup that still has one cannot be removed.
+        # The kernel kills the processes one after another. A cgroup that still has a process cannot be removed.
         until find /sys/fs/cgroup -depth -type d \( -path "*/$NAME" -o -path "*/$NAME/*" \) -exec rmdir {} + 2>/dev/null; do
             tries=$((tries + 1))
             [ "$tries" -lt 100 ] || fail "cgroups of the cluster are left: /sys/fs/cgroup/*/$NAME" "end the processes in them"
@@ -241,7 +242,7 @@ up() {
         return
     fi
     clean "$state"
-    # A session of its own, so that neither make's end nor Ctrl-C at its terminal takes the cluster with it.
+    # In a session of its own, so that neither the end of make nor Ctrl-C at its terminal ends the cluster.
     setsid scripts/cluster.sh serve "$state" >"$state.log" 2>&1 </dev/null &
     pid=$!
     local start=$SECONDS

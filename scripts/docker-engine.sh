@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Sees to it that a Docker Engine answers: docker-engine.sh up|down|status
+# Makes a Docker Engine available: docker-engine.sh up|down|status
 #
-# An engine that already answers (at DOCKER_HOST or /var/run/docker.sock) is used as it is, whoever started it.
-# Where none does, Debian's is installed and started; `down` ends only an engine that `up` started.
+# An engine that already responds (at DOCKER_HOST or /var/run/docker.sock) is used as it is, whoever started it.
+# Otherwise, Debian's is installed and started. `down` stops only an engine that `up` started.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/machine.sh
@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 
 state=.cache/docker-engine
 socket=/var/run/docker.sock
-# Named outright: the client may have a context of its own that points elsewhere, which the deployer does not read.
+# Set explicitly, because the client may have a context for another engine, which the deployer does not read.
 host=${DOCKER_HOST:-unix://$socket}
 
 answers() {
@@ -22,14 +22,15 @@ answers() {
     fi
 }
 
-# The process that `up` started, if it still runs. A number alone may have been given to another process since.
+# Prints the pid of the engine that `up` started, if it still runs. The name is compared, because the pid may have been
+# reused.
 ours() {
     local pid
     pid=$(cat "$state/pid" 2>/dev/null) || return 1
     [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = dockerd ] && echo "$pid"
 }
 
-# Waits for an answer, at most 30 s, and no longer than process $1 lives (0: a process that is not ours).
+# Waits for a response for at most 30 s, or until process $1 ends (0: a process that this script did not start).
 wait_for_answer() {
     local tries=0
     until answers; do
@@ -41,7 +42,7 @@ wait_for_answer() {
     done
 }
 
-# Ends here where a start would not help.
+# Fails if starting an engine would not help.
 explain_refusal() {
     [ "$host" = "unix://$socket" ] ||
         fail "no Docker Engine answers at DOCKER_HOST=$host" "start that engine, or unset DOCKER_HOST"
@@ -68,7 +69,7 @@ up() {
         as_root systemctl start docker
         wait_for_answer 0 || fail "the docker service does not answer" "see: journalctl -u docker"
     elif kill -0 "$(cat /var/run/docker.pid 2>/dev/null)" 2>/dev/null; then
-        # Where there is no policy against it, installing the package has started it.
+        # Unless a policy forbids it, installing the package has started the engine.
         say "Docker Engine: waiting for the dockerd that is starting (pid $(cat /var/run/docker.pid))"
         wait_for_answer 0 || fail "the dockerd that runs does not answer" "end it, then run make again"
     else
@@ -80,7 +81,7 @@ up() {
 start() {
     mkdir -p "$state"
     rm -f "$state/pid"
-    # A session of its own, so that neither make's end nor Ctrl-C at its terminal takes the engine with it.
+    # In a session of its own, so that neither the end of make nor Ctrl-C at its terminal ends the engine.
     # shellcheck disable=SC2016 # the inner shell's own variables
     as_root setsid --fork sh -c 'echo $$ >"$1/pid"; exec env PATH="$PATH:/usr/sbin:/sbin" dockerd >>"$1/dockerd.log" 2>&1 </dev/null' \
         sh "$PWD/$state"

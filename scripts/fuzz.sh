@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs the fuzz targets one after the other, each for FUZZ_SECONDS (60). FUZZ_TARGETS names some of them; FUZZ_SANITIZER,
-# such as address, needs a nightly toolchain and halves the speed. With the argument `keep` it runs nothing, and adds to the
-# corpora what earlier runs found that reaches new code.
+# Runs the fuzz targets one after another, each for FUZZ_SECONDS (60). FUZZ_TARGETS selects some of them.
+# FUZZ_SANITIZER, such as address, needs a nightly toolchain and halves the speed. With the argument `keep`, the script
+# fuzzes nothing: it adds to the corpora the inputs of earlier runs that reach new code.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/machine.sh
@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 . scripts/install-tool.sh
 
 install_tool cargo-fuzz 0.13.2
-# libFuzzer is C++.
+# libFuzzer is written in C++.
 have c++ || install_packages g++
 
 sanitizer=${FUZZ_SANITIZER:-none}
@@ -24,19 +24,19 @@ fi
 
 read -r -a targets <<<"${FUZZ_TARGETS:-$(cd fuzz/fuzz_targets && echo *.rs | sed 's/\.rs//g')}"
 say "building the fuzz targets: the first time it takes minutes"
-# Apart from the product's, since everything is built with other flags.
+# Separate from the product's build, because all crates are built with other flags.
 built=target/fuzz
 PATH=$PWD/.cache/tools/bin:$PATH cargo fuzz build --sanitizer "$sanitizer" --target-dir "$built"
 programs=$built/$(rustc -vV | sed -n 's/^host: //p')/release
 
-# Each run begins with the corpus and what earlier runs found, and leaves its finds beside the build.
+# Each run starts with the corpus and the inputs found by earlier runs, and writes new inputs beside the build.
 for target in "${targets[@]}"; do
     kept=fuzz/corpus/$target
     found=$built/found/$target
     failures=$built/failures/$target
     mkdir -p "$found" "$failures"
     if [ "${1:-}" = keep ]; then
-        # Of the inputs that reach the same code the smallest is kept; counts of how often it is passed do not matter.
+        # Of the inputs that reach the same code, only the smallest is kept. Hit counts are ignored.
         "$programs/$target" -set_cover_merge=1 -use_counters=0 -max_len=1024 "$kept" "$found" >"$built/merge.log" 2>&1 ||
             fail "$target: the corpora could not be merged" "$(tail -n 5 "$built/merge.log")"
         say "$target: $(find "$kept" -type f | wc -l) files, $(du -sb "$kept" | cut -f1) bytes"

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Sees to it that there is a Keycloak to test with: keycloak.sh prepare|serve
+# Provides a Keycloak for the tests: keycloak.sh prepare|serve
 #
 # `prepare` downloads the server once per machine, builds it and seeds the realm of tests/keycloak.
-# .cache/keycloak is a link to what it made:
-#   server/   the built server, which any number of processes run from
+# .cache/keycloak is a link to the prepared folder:
+#   server/   the built server, shared by any number of processes
 #   home/     data of a server that has the realm; each process works on a copy
 #   realm.json, prepare.log
-# `serve HOME PORT` becomes a server at http://localhost:PORT/auth with its data in HOME, a copy of home/ if HOME is new.
-# Its administrator is admin, with the password admin.
+# `serve HOME PORT` becomes a server at http://localhost:PORT/auth with its data in HOME. If HOME does not exist, it is
+# made as a copy of home/. The administrator is admin, with the password admin.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/machine.sh
@@ -17,7 +17,7 @@ pom=tests/keycloak/pom.xml
 realm=tests/keycloak/Renga-realm.json
 link=.cache/keycloak
 
-# What neither tests nor the pages use: without it the server starts faster and needs less memory.
+# Features that neither tests nor pages use. Without them the server starts faster and needs less memory.
 unused=(
     account account-api admin-fine-grained-authz authorization ciba client-auth-federated client-policies dpop
     identity-brokering-api impersonation jwt-authorization-grant kerberos opentelemetry organization par passkeys
@@ -65,14 +65,14 @@ make() {
         sleep 0.2
     done
     kill "$server"
-    # Java says 143 where it was asked to end.
+    # Java exits with 143 after SIGTERM.
     wait "$server" || [ $? = 143 ]
     trap - EXIT
     rm -rf "$new"/home/lib "$new"/home/data/{import,tmp,transaction-logs} "$new"/home/data/h2/*.trace.db
     cp "$realm" "$new/realm.json"
 }
 
-# A port that nobody listens at now.
+# Prints a port on which no program listens now.
 free_port() {
     local port
     while :; do
@@ -82,7 +82,7 @@ free_port() {
     echo "$port"
 }
 
-# Becomes a server: start SERVER HOME PORT [OPTION…]. As kc.sh does it, but without the shell that it leaves between.
+# Becomes a server: start SERVER HOME PORT [OPTION…]. Like kc.sh, but without its shell as a parent process.
 start() {
     local server=$1 home=$2 port=$3
     shift 3
@@ -91,7 +91,7 @@ start() {
         open+=("--add-opens=java.base/$package=ALL-UNNAMED")
     done
     mkdir -p "$home/conf" "$home/providers" "$home/themes"
-    # The build is looked for there.
+    # The server looks for its build in this folder.
     ln -sfn "$server/lib" "$home/lib"
     export KC_BOOTSTRAP_ADMIN_USERNAME=admin KC_BOOTSTRAP_ADMIN_PASSWORD=admin
     exec java -Xms64m -Xmx256m -XX:MaxMetaspaceSize=256m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:+ExitOnOutOfMemoryError \

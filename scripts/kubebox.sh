@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Sees to it that there is a Kubernetes to make clusters of: kubebox.sh prepare, or kubebox.sh version X.Y.Z
+# Provides Kubernetes for test clusters: kubebox.sh prepare, or kubebox.sh version X.Y.Z
 #
 # `prepare` installs what a node needs (containerd, network plugins, iptables, busybox) and builds tests/cluster, once
-# per machine. .cache/kubernetes is a link to what it made:
-#   kubebox       every program of a cluster, and kubectl
-#   go.mod        what it was built of
+# per machine. .cache/kubernetes is a link to the prepared folder:
+#   kubebox       all programs of a cluster, and kubectl
+#   go.mod        the versions of the build
 #   prepare.log
 # `version` writes tests/cluster/go.mod and go.sum for another version of Kubernetes.
 set -euo pipefail
@@ -18,7 +18,7 @@ link=.cache/kubernetes
 version=$(sed -n 's:^\tk8s.io/kubernetes v::p' "$source/go.mod")
 minor=${version#*.}
 go_version=$(sed -n 's/^go //p' "$source/go.mod")
-# What the programs say of themselves, as Kubernetes' own build sets it.
+# The version that the programs report, set as in Kubernetes' own build.
 stamp=k8s.io/component-base/version
 build_options=(-trimpath -ldflags "-s -w -X $stamp.gitVersion=v$version -X $stamp.gitMajor=${version%%.*} -X $stamp.gitMinor=${minor%%.*} \
 -X $stamp.gitCommit=module -X $stamp.gitTreeState=clean")
@@ -39,7 +39,7 @@ prepare() {
     prepare_once Kubernetes "kubernetes-$version-$digest" "$link" needs make
 }
 
-# From 1.21 on, an older Go fetches the one that go.mod asks for, and says that it is that one, unless GOTOOLCHAIN forbids it.
+# From 1.21 on, an older Go downloads the version in go.mod and reports that version, unless GOTOOLCHAIN forbids it.
 go_is_recent() {
     local found
     have go && found=$(cd "$source" && go env GOVERSION) && printf 'go%s\n%s\n' "$go_version" "$found" | sort -C -V
@@ -62,7 +62,7 @@ make() {
     "$into/kubebox" kubectl version --client
 }
 
-# Kubernetes requires its staging modules from folders of its own repository: each is published with the same number.
+# Kubernetes takes its staging modules from folders of its own repository. Each is also published under the same number.
 set_version() {
     local wanted=$1 said theirs
     go_is_recent || needs
@@ -76,7 +76,7 @@ set_version() {
         echo "require k8s.io/kubernetes v$wanted"
     } >go.mod.new
     mv go.mod.new go.mod
-    # Puts the requirements in order, adds etcd's server to them, and fills go.sum.
+    # Sorts the requirements, adds etcd's server to them, and fills go.sum.
     go list -mod=mod -deps . >/dev/null
     say "tests/cluster requires Kubernetes $wanted: run make servers, then the tests"
 }

@@ -1,10 +1,10 @@
 # shellcheck shell=bash
-# What every set-up script needs to say and do on a machine. Sourced, not run.
+# Functions of all set-up scripts: output, root rights, packages, prepared folders. Sourced, not run.
 
-# Everything a script prints goes to standard error: standard output is for answers.
+# Messages go to standard error, because standard output is for results.
 say() { printf '==> %s\n' "$*" >&2; }
 
-# One message that names the thing and the cure, then the end.
+# Prints one message that names the problem and the cure, then exits.
 fail() {
     printf '!!! %s\n' "$1" >&2
     shift
@@ -14,7 +14,7 @@ fail() {
 
 have() { command -v "$1" >/dev/null 2>&1; }
 
-# Runs a command with root's rights, or ends with what to do by hand.
+# Runs a command as root. Fails with a hint if that is not possible.
 as_root() {
     if [ "$(id -u)" = 0 ]; then
         "$@"
@@ -25,7 +25,7 @@ as_root() {
     fi
 }
 
-# Installs Debian packages. A fresh image has no package lists, so they are fetched when the first try finds nothing.
+# Installs Debian packages. A fresh image has no package lists, so they are fetched if the first attempt fails.
 install_packages() {
     have apt-get || fail "missing system packages: $*" \
         "this machine has no apt-get: install their equivalents with its package manager, then run make again"
@@ -33,7 +33,7 @@ install_packages() {
     local -a install=(env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@")
     local said
     said=$(mktemp)
-    # In shells of their own: the first try may fail, and its words matter only if the second fails as well.
+    # In subshells: the first attempt may fail, and its output matters only if the second fails as well.
     if ! (as_root "${install[@]}") >"$said" 2>&1 &&
         ! (as_root apt-get update -q && as_root "${install[@]}") >"$said" 2>&1; then
         cat "$said" >&2
@@ -43,16 +43,16 @@ install_packages() {
     rm -f "$said"
 }
 
-# A busybox that needs no libraries: it is the only file of the image that the tests run and `make up` suggests.
+# Whether busybox is static, because it is the only program file of the image that the tests run and `make up` suggests.
 have_static_busybox() {
     local busybox
     busybox=$(command -v busybox) && ! grep -q -a -e /ld-lin -e /ld-mus "$busybox"
 }
 
-# What takes long to prepare is prepared once per machine, in a folder of the user's cache (of .cache where there is none)
-# whose name tells all that it is made of, so that clones share it: prepare_once TITLE NAME LINK NEEDS MAKE.
-# Where there is none yet, NEEDS installs what the work needs, and MAKE fills the folder that it is given, with
-# prepare.log in it for its output. LINK becomes a link to that folder.
+# Prepares a folder once per machine, because the work takes long: prepare_once TITLE NAME LINK NEEDS MAKE. The folder
+# is in the user's cache, or else in .cache. Its name has a digest of all inputs, so that clones share it. If the folder
+# does not exist, NEEDS installs the required tools, and MAKE fills the folder that it is given; its output goes to
+# prepare.log in that folder. LINK becomes a link to the folder.
 prepare_once() {
     local title=$1 link=$3 needs=$4 make=$5 base=$PWD/.cache user=${XDG_CACHE_HOME:-${HOME:+$HOME/.cache}} folder
     if [ -n "$user" ] && mkdir -p "$user/renga-deployer" 2>/dev/null && [ -w "$user/renga-deployer" ]; then
@@ -61,7 +61,7 @@ prepare_once() {
     folder=$base/$2
     mkdir -p .cache "$base"
     if [ ! -d "$folder" ]; then
-        # Another clone may be at the same work: the second to come finds it done.
+        # Another clone may be doing the same work. The second one then finds it done.
         exec 9>"$folder.lock"
         flock -n 9 || { say "$title: waiting for another run that prepares it" && flock 9; }
         [ -d "$folder" ] || make_prepared "$title" "$folder" "$needs" "$make"
@@ -70,14 +70,14 @@ prepare_once() {
     [ "$(readlink "$link")" = "$folder" ] || ln -sfn "$folder" "$link"
 }
 
-# Only what is complete gets the folder's name.
+# The folder gets its final name only when it is complete.
 make_prepared() {
     local title=$1 new=$2.new needs=$3 make=$4
     "$needs"
     rm -rf "$new"
     mkdir "$new"
     say "$title: preparing it, once for this machine, in $2"
-    # In the background, since bash would go on after a failed command in what stands before || or in an `if`.
+    # In the background, because bash ignores `set -e` in a command before || or in an `if`.
     "$make" "$new" >"$new/prepare.log" 2>&1 &
     if ! wait $!; then
         tail -n 15 "$new/prepare.log" >&2
@@ -86,7 +86,7 @@ make_prepared() {
     mv "$new" "$2"
 }
 
-# The folder of the plugins that give pods their network: Debian's place, then the others'.
+# Prints the folder of the plugins that give pods their network: Debian's, or else one of other distributions.
 network_plugins() {
     local folder
     for folder in /usr/lib/cni /opt/cni/bin /usr/libexec/cni; do

@@ -1,9 +1,8 @@
 #!/usr/bin/env bash
-# Writes the file system of an image of programs that were built here, as a tar, to standard output:
-# program-image.sh PROGRAM…
+# Writes the file system of an image of locally built programs, as a tar, to standard output: program-image.sh PROGRAM…
 #
-# There is no registry to pull a base image from: beside the programs, in /usr/local/bin as in deploy/Dockerfile, it has the
-# libraries that they load, and nothing else.
+# There is no registry to pull a base image from. The image has the programs, in /usr/local/bin as in deploy/Dockerfile,
+# the libraries that they load, and nothing else.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/machine.sh
@@ -14,7 +13,7 @@ root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
 mkdir -p "$root"/{etc,tmp,usr/local/bin}
 for program in "$@"; do
-    # Without what only debuggers read: a node keeps the image twice.
+    # Without debug information, because a node keeps the image twice.
     strip --strip-debug -o "$root/usr/local/bin/$(basename "$program")" "$program"
     # Each line is `NAME => FILE (ADDRESS)`; the loader's is `FILE (ADDRESS)`.
     ldd "$program" | grep -o '/[^ ]*' | while read -r library; do
@@ -22,7 +21,7 @@ for program in "$@"; do
     done
 done
 echo nonroot:x:65532:65532:nonroot:/tmp:/sbin/nologin >"$root/etc/passwd"
-# Whatever the mask of this process: what runs as another user reads it, too.
+# Whatever the umask of this process, other users in the container must be able to read the files.
 chmod -R u=rwX,go=rX "$root"
 chmod 1777 "$root/tmp"
 tar -C "$root" --owner=0 --group=0 --numeric-owner --mtime=@0 --sort=name -cf - .

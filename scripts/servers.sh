@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Installs and starts what the tests run against: PostgreSQL's programs, Keycloak, busybox for the test image, a Docker
-# Engine, the programs of a Kubernetes cluster.
-# What cannot be had is named, and the script ends with an error after having tried the rest.
+# Installs and starts the servers that the tests use: PostgreSQL's programs, Keycloak, busybox for the test image, a
+# Docker Engine, the programs of a Kubernetes cluster. A failure is reported, the rest is tried all the same, and the
+# script then ends with an error.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 # shellcheck source=scripts/machine.sh
@@ -11,7 +11,7 @@ have_postgres() {
     { have initdb && have postgres; } || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null
 }
 
-# Debian's package would also start a server of the machine's, on the standard port. The tests start their own.
+# Debian's package would also start a server on the standard port. The tests start their own servers.
 install_postgres() {
     local settings=/etc/postgresql-common/createcluster.conf
     install_packages postgresql-common
@@ -27,7 +27,7 @@ missing=()
 have ip || missing+=(iproute2)
 have_static_busybox || missing+=(busybox-static)
 
-# Each in a shell of its own, since a failure ends the shell that it happens in.
+# Each in a subshell, because a failure exits the shell in which it happens.
 failed=0
 [ ${#missing[@]} = 0 ] || (install_packages "${missing[@]}") || failed=1
 have_postgres || [ -n "${RENGA_TEST_POSTGRES:-}" ] || (install_postgres) || failed=1

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what building needs and is missing: the Rust toolchain that rust-toolchain.toml pins, a C compiler, curl.
+# Installs missing build requirements: the Rust toolchain that rust-toolchain.toml pins, a C compiler, curl.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/machine.sh
@@ -15,7 +15,7 @@ have rustup || fail "rustup is not installed: it provides the pinned Rust toolch
     "curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --default-toolchain none" \
     "then open a new shell and run make again"
 
-# Does the pinned toolchain, with its components and target, answer without anything being installed?
+# Whether the pinned toolchain, with its components and target, works without installing anything.
 toolchain_is_complete() {
     RUSTUP_AUTO_INSTALL=0 cargo fmt --version >/dev/null 2>&1 &&
         RUSTUP_AUTO_INSTALL=0 cargo clippy --version >/dev/null 2>&1 &&

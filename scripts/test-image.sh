@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Writes the file system of the image that tests run (renga-test/busybox:1) as a tar to standard output.
+# Writes the file system of the test image (renga-test/busybox:1) as a tar to standard output.
 #
-# There is no registry to pull from: it is Debian's busybox-static, with a link in /bin for each program that is in it.
+# There is no registry to pull from. The image is Debian's busybox-static, with a link in /bin for each of its programs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/machine.sh
@@ -18,7 +18,7 @@ for program in $(busybox --list); do
     [ "$program" = busybox ] || ln -s busybox "$root/bin/$program"
 done
 printf '%s\n' root:x:0:0:root:/:/bin/sh nobody:x:65534:65534:nobody:/:/bin/sh >"$root/etc/passwd"
-# Whatever the mask of this process: what runs as another user reads it, too.
+# Whatever the umask of this process, other users in the container must be able to read the files.
 chmod -R u=rwX,go=rX "$root"
 chmod 1777 "$root/tmp"
 tar -C "$root" --owner=0 --group=0 --numeric-owner --mtime=@0 --sort=name -cf - .

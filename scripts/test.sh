@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs every test of the workspace, and says at the end how many ran and, loudly, which the machine could not run.
+# Runs all tests of the workspace, then prints their numbers and, prominently, the tests that this machine could not
+# run.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 # shellcheck source=scripts/machine.sh
@@ -31,7 +32,7 @@ awk -v seconds=$((SECONDS - start)) '
 if [ "$outcome" != 0 ]; then
     say "FAILED:"
     grep -E '^test .* \.\.\. FAILED$|^error: test failed|^error: could not compile' "$log" | sort -u >&2
-    # What each of them said, again: it may stand thousands of lines above.
+    # Repeats the output of each failed test, which may be thousands of lines above.
     awk '/^---- .* stdout ----$/ { shown = 60 } /^failures:$/ { shown = 0 } shown > 0 { print; shown-- }' "$log" >&2
 fi
 if [ -s "$not_run" ]; then

@@ -1,5 +1,5 @@
--- One request, again and again: what it is comes by the environment, so that no token is on a command line.
--- Nothing here runs per request. At the end the figures are printed as one line of JSON.
+-- Sends one request repeatedly. The environment defines it, so that no token is on a command line. No code runs per
+-- request. At the end, the script prints the figures as one line of JSON.
 
 wrk.method = os.getenv("LOAD_METHOD") or "GET"
 wrk.body = os.getenv("LOAD_BODY")

@@ -1,4 +1,5 @@
-//! The database without our own code between: for the yardsticks, for rows made in bulk, and for reading times.
+//! Direct access to the database, without the project's own code: for the yardsticks, for bulk inserts, and for reading
+//! times.
 
 use std::time::Duration;
 
@@ -10,19 +11,20 @@ use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions, SqliteSy
 /// A pool of connections.
 #[derive(Clone)]
 pub(crate) enum Database {
-    /// To a SQLite file.
+    /// A SQLite file.
     Sqlite {
-        /// As many as read at the same time.
+        /// The connections for reads.
         read: SqlitePool,
-        /// SQLite has one writer: whoever else wants to write waits here, not in its busy loop.
+        /// The one connection for writes. SQLite has one writer, so other writers queue here instead of in SQLite's
+        /// busy loop.
         write: SqlitePool,
     },
-    /// To a PostgreSQL database.
+    /// A PostgreSQL database.
     Postgres(PgPool),
 }
 
 impl Database {
-    /// Connects to the database of `SQLALCHEMY_DATABASE_URI`; the schema is there already.
+    /// Connects to the database of `SQLALCHEMY_DATABASE_URI`. The schema must exist.
     pub(crate) async fn open(uri: &str) -> Result<Self> {
         Ok(match DatabaseUri::parse(uri)? {
             DatabaseUri::Sqlite(path) => {
@@ -39,7 +41,7 @@ impl Database {
         })
     }
 
-    /// How long after its row was made each execution was started by its engine, in milliseconds.
+    /// Returns the time from the creation of each execution to its start by its engine, in milliseconds.
     pub(crate) async fn pick_ups(&self) -> Result<Vec<f64>> {
         const SQLITE: &str = "SELECT (started_at - created_at) / 1000.0 FROM executions WHERE started_at IS NOT NULL";
         const POSTGRES: &str = "SELECT (extract(epoch FROM started_at - created_at) * 1000)::float8 \
@@ -50,7 +52,7 @@ impl Database {
         })
     }
 
-    /// How many executions are in this phase.
+    /// Returns the number of executions in this phase.
     pub(crate) async fn in_phase(&self, phase: &str) -> Result<i64> {
         Ok(match self {
             Self::Sqlite { read, .. } => {
@@ -68,7 +70,7 @@ impl Database {
         })
     }
 
-    /// How many executions have not been started yet.
+    /// Returns the number of executions that have not started yet.
     pub(crate) async fn waiting(&self) -> Result<i64> {
         let mut waiting = 0;
         for phase in ["pending", "scheduled", "starting"] {

@@ -1,4 +1,5 @@
-//! Load on a server: `wrk`, sixteen connections that each ask again as soon as they are answered.
+//! Load on a server by `wrk`: sixteen connections by default, each of which sends its next request when it has a
+//! response.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -7,10 +8,10 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde::Deserialize;
 use tokio::process::Command;
 
-/// One request, to be made again and again.
+/// A request that is sent repeatedly.
 #[derive(Clone, Debug)]
 pub(crate) struct Load {
-    /// Where.
+    /// The URL.
     pub(crate) url: String,
     /// `GET` or `POST`.
     pub(crate) method: &'static str,
@@ -18,18 +19,18 @@ pub(crate) struct Load {
     pub(crate) token: Option<String>,
     /// The body, as JSON.
     pub(crate) body: Option<String>,
-    /// How many ask at the same time.
+    /// The number of parallel connections.
     pub(crate) connections: u32,
 }
 
-/// What came of it.
+/// The result of a load.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Measured {
-    /// Answers in a second.
+    /// Responses per second.
     pub(crate) per_second: f64,
-    /// Half of the answers took at most so many milliseconds.
+    /// The median latency, in milliseconds.
     pub p50_ms: f64,
-    /// 99 of 100 answers took at most so many milliseconds.
+    /// The 99th percentile of the latency, in milliseconds.
     pub p99_ms: f64,
 }
 
@@ -44,27 +45,28 @@ struct Summary {
 }
 
 impl Load {
-    /// `GET`s without a token.
+    /// Returns a load of `GET`s without a token.
     pub(crate) fn get(url: String) -> Self {
         Self { url, method: "GET", token: None, body: None, connections: 16 }
     }
 
-    /// `POST`s of `body`.
+    /// Returns a load of `POST`s of `body`.
     pub(crate) fn post(url: String, body: impl Into<String>) -> Self {
         Self { method: "POST", body: Some(body.into()), ..Self::get(url) }
     }
 
-    /// With this bearer token.
+    /// Sets the bearer token.
     pub(crate) fn token(self, token: &str) -> Self {
         Self { token: Some(token.to_owned()), ..self }
     }
 
-    /// From so many connections.
+    /// Sets the number of connections.
     pub(crate) fn connections(self, connections: u32) -> Self {
         Self { connections, ..self }
     }
 
-    /// Makes the request for so many seconds. Every answer must be a good one: what is refused quickly is no figure.
+    /// Sends the request for this many seconds. Fails if a response is not 2xx, because a fast error is no valid
+    /// figure.
     pub(crate) async fn run(&self, seconds: u32) -> Result<Measured> {
         let mut command = Command::new("wrk");
         command
@@ -110,19 +112,19 @@ fn script() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("load/request.lua")
 }
 
-/// Says at once, rather than in every row, that the load generator is missing.
+/// Fails if the load generator is not installed, so that the error comes once and not in every row.
 pub(crate) async fn check() -> Result<()> {
-    // `wrk --version` ends with 1, as its usage does.
+    // `wrk --version` exits with 1, because it prints the usage.
     Command::new("wrk").arg("--version").output().await.context(MISSING)?;
     Ok(())
 }
 
-/// How often each of two is measured, in turn: the machine has good and bad moments, and both shall have their share.
+/// How often each of two loads is measured, in turn: the machine's good and bad moments then affect both.
 pub(crate) const ROUNDS: u32 = 3;
-/// How long, each time.
+/// The duration of one measurement, in seconds.
 pub(crate) const SECONDS: u32 = 3;
 
-/// The medians of `figure` and `yardstick`, measured in turn.
+/// Returns the medians of `figure` and `yardstick`, measured in turn.
 pub(crate) async fn side_by_side(figure: &Load, yardstick: &Load) -> Result<(Measured, Measured)> {
     let (mut figures, mut yardsticks) = (Vec::new(), Vec::new());
     for load in [figure, yardstick] {
@@ -135,18 +137,18 @@ pub(crate) async fn side_by_side(figure: &Load, yardstick: &Load) -> Result<(Mea
     Ok((middle(&figures), middle(&yardsticks)))
 }
 
-/// The medians of several rounds.
+/// Returns the medians of several rounds.
 pub(crate) fn middle(rounds: &[Measured]) -> Measured {
     let of = |field: fn(&Measured) -> f64| median(rounds.iter().map(field).collect());
     Measured { per_second: of(|m| m.per_second), p50_ms: of(|m| m.p50_ms), p99_ms: of(|m| m.p99_ms) }
 }
 
-/// The median; of none, not a number.
+/// Returns the median; NaN if there is no value.
 pub(crate) fn median(values: Vec<f64>) -> f64 {
     percentile(values, 50.0)
 }
 
-/// The value that `percent` of all do not exceed; of none, not a number.
+/// Returns the smallest value that `percent` of the values do not exceed; NaN if there is no value.
 pub(crate) fn percentile(mut values: Vec<f64>, percent: f64) -> f64 {
     values.sort_by(f64::total_cmp);
     let rank = (values.len() as f64 * percent / 100.0).ceil().max(1.0) as usize;
@@ -158,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn percentiles_are_values_that_were_measured() {
+    fn percentiles_are_measured_values() {
         let hundred: Vec<f64> = (1..=100).map(f64::from).collect();
         assert_eq!(percentile(hundred.clone(), 99.0), 99.0);
         assert_eq!(median(hundred), 50.0);

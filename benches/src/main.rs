@@ -1,4 +1,4 @@
-//! `renga-benches`: measures the whole system beside its yardsticks, in one run. docs/performance.md says how.
+//! `renga-benches`: measures the whole system and its yardsticks in one run. docs/performance.md explains how.
 
 mod database;
 mod load;

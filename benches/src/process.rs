@@ -1,6 +1,6 @@
-//! The programs that are measured, each a process of its own: `renga-deployer up` and the yardsticks.
+//! The measured programs, each in a process of its own: `renga-deployer up` and the yardsticks.
 //!
-//! Each ends by its own pid when its value is dropped.
+//! Dropping the value of a process kills this process.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -17,46 +17,46 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 
 const READY_WITHIN: Duration = Duration::from_secs(30);
-/// Longer than a stop in good order may take.
+/// Longer than a graceful stop may take.
 const ENDS_WITHIN: Duration = Duration::from_secs(20);
-/// The token's subject: everything belongs to it.
+/// The token's subject, which owns all objects.
 pub(crate) const OWNER: &str = "bench";
 
-/// The workspace.
+/// Returns the folder of the workspace.
 pub(crate) fn workspace() -> &'static Path {
     renga_tests::deployment::workspace()
 }
 
-/// Where release builds are.
+/// Returns the folder of release builds.
 fn release() -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
     workspace().join(target).join("release")
 }
 
-/// What the processes that are compared have in common: a database, a key, an engine, a folder.
+/// The configuration that the compared processes share: database, key, engine, folder.
 pub(crate) struct Surroundings {
-    /// `SQLALCHEMY_DATABASE_URI`.
+    /// The value of `SQLALCHEMY_DATABASE_URI`.
     pub(crate) database: String,
-    /// A token with every scope.
+    /// A token with all scopes.
     pub(crate) token: String,
     variables: BTreeMap<String, String>,
     folder: TempDir,
 }
 
 impl Surroundings {
-    /// With a new SQLite file and the fake engine.
+    /// Returns a configuration with a new SQLite file and the fake engine.
     pub(crate) fn sqlite() -> Result<Self> {
         Self::sqlite_of(&Issuer::new())
     }
 
-    /// The same with tokens of this issuer.
+    /// Like [`Self::sqlite`], with tokens of this issuer.
     pub(crate) fn sqlite_of(issuer: &Issuer) -> Result<Self> {
         let folder = tempfile::tempdir().context("make a folder for the database")?;
         let database = format!("sqlite:///{}", folder.path().join("deployer.db").display());
         Ok(Self::new(folder, database, issuer))
     }
 
-    /// With a new PostgreSQL database and the fake engine.
+    /// Returns a configuration with a new PostgreSQL database and the fake engine.
     pub(crate) async fn postgres() -> Result<Self> {
         let database = renga_tests::servers::postgres().await?.create_database().await?;
         Ok(Self::new(tempfile::tempdir()?, database, &Issuer::new()))
@@ -76,20 +76,20 @@ impl Surroundings {
         Self { token: issuer.token(OWNER), database, variables, folder }
     }
 
-    /// With this variable in place of what it was.
+    /// Sets or replaces this variable.
     pub(crate) fn with(mut self, name: &str, value: impl Into<String>) -> Self {
         self.variables.insert(name.to_owned(), value.into());
         self
     }
 
-    /// With the machine's Docker Engine in place of the fake.
+    /// Replaces the fake engine by the machine's Docker Engine.
     pub(crate) fn on_docker(mut self) -> Self {
         self.variables.remove("DEPLOYER_ENGINE_FAKE");
         self.variables.insert("DEPLOYER_ENGINE_DOCKER".into(), "docker:///var/run/docker.sock".into());
         self
     }
 
-    /// With the cluster of this kubeconfig in place of the fake; executions run in the namespace.
+    /// Replaces the fake engine by the cluster of this kubeconfig. Executions run in the namespace.
     pub(crate) fn on_kubernetes(mut self, kubeconfig: &Path, namespace: &str) -> Self {
         self.variables.remove("DEPLOYER_ENGINE_FAKE");
         let url = format!("k8s://?kubeconfig={}&namespace={namespace}", kubeconfig.display());
@@ -97,17 +97,17 @@ impl Surroundings {
         self
     }
 
-    /// The environment variables that configure the processes.
+    /// Returns the environment variables that configure the processes.
     pub(crate) fn variables(&self) -> &BTreeMap<String, String> {
         &self.variables
     }
 
-    /// Starts `renga-deployer up` and waits until it answers.
+    /// Starts `renga-deployer up` and waits until it responds.
     pub(crate) async fn deployer(&self) -> Result<Process> {
         self.deployer_of(&workspace().join("spin.toml")).await
     }
 
-    /// The same with the component of another manifest.
+    /// Like [`Self::deployer`], with the component of another manifest.
     pub(crate) async fn deployer_of(&self, manifest: &Path) -> Result<Process> {
         let program = release().join("renga-deployer");
         ensure!(program.exists(), "{} is not built: run `make bench`", program.display());
@@ -119,7 +119,7 @@ impl Surroundings {
         self.start(command, address, "deployer.log", "/version").await
     }
 
-    /// Starts a yardstick server and waits until it answers.
+    /// Starts a yardstick server and waits until it responds.
     pub(crate) async fn yardstick(&self, name: &str) -> Result<Process> {
         let program = std::env::current_exe().context("find this program")?;
         let address = free_address().await?;
@@ -128,7 +128,7 @@ impl Surroundings {
         self.start(command, address, &format!("{name}.log"), "/version").await
     }
 
-    /// In this environment alone: variables of whoever runs the benchmarks configure nothing.
+    /// Returns a command with only this environment, so that the user's own variables configure nothing.
     fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         command.env_clear().envs(&self.variables).current_dir(workspace());
@@ -166,24 +166,24 @@ impl Surroundings {
 pub(crate) struct Process {
     child: Child,
     token: String,
-    /// Where it answers: `http://HOST:PORT`.
+    /// Its base URL: `http://HOST:PORT`.
     pub(crate) base: String,
-    /// How long after its start it gave its first answer.
+    /// The time from its start to its first response.
     pub(crate) first_answer: Duration,
 }
 
 impl Process {
-    /// The address of a path there.
+    /// Returns the URL of a path.
     pub(crate) fn url(&self, path: &str) -> String {
         format!("{}{path}", self.base)
     }
 
-    /// Speaks to its API.
+    /// Returns a client of its API.
     pub(crate) fn client(&self) -> Client {
         Client::new(&self.base, &self.token)
     }
 
-    /// Waits until it can use its database and serves an engine.
+    /// Waits until the program can use its database and an engine is up.
     pub(crate) async fn ready(&self) -> Result<Client> {
         let client = self.client();
         let begin = Instant::now();
@@ -198,7 +198,7 @@ impl Process {
         }
     }
 
-    /// Its resident memory in MiB.
+    /// Returns the resident memory in MiB.
     pub(crate) fn resident_mib(&self) -> Result<f64> {
         let status = self.proc("status")?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
@@ -206,7 +206,7 @@ impl Process {
         Ok(kib / 1024.0)
     }
 
-    /// The share of one core that it uses over `span`, in percent.
+    /// Returns the share of one core that the program uses during `span`, in percent.
     pub(crate) async fn percent_of_core(&self, span: Duration) -> Result<f64> {
         let (ticks, begin) = (self.cpu_ticks()?, Instant::now());
         tokio::time::sleep(span).await;
@@ -214,10 +214,10 @@ impl Process {
         Ok(used / TICKS_PER_SECOND / begin.elapsed().as_secs_f64() * 100.0)
     }
 
-    /// User and system time, of all its threads.
+    /// Returns the user and system time of all threads, in ticks.
     fn cpu_ticks(&self) -> Result<f64> {
         let stat = self.proc("stat")?;
-        // The second field is the program's name in parentheses, with whatever characters it has.
+        // The second field is the program's name in parentheses. It may contain any characters.
         let (_, rest) = stat.rsplit_once(')').context("no name in stat")?;
         let field = |number: usize| -> Result<f64> {
             Ok(rest.split_whitespace().nth(number - 3).context("stat is short")?.parse()?)
@@ -231,7 +231,7 @@ impl Process {
         std::fs::read_to_string(&path).with_context(|| format!("read {path}"))
     }
 
-    /// Ends it in good order, or by force when that takes too long.
+    /// Stops the program gracefully, or kills it if that takes too long.
     pub(crate) async fn stop(mut self) -> Result<()> {
         let pid = self.child.id().context("it ended by itself")?;
         Command::new("kill").args(["-TERM", &pid.to_string()]).status().await.context("run kill")?;
@@ -251,7 +251,8 @@ async fn free_address() -> Result<SocketAddr> {
     Ok(listener.local_addr()?)
 }
 
-/// Whether a GET is answered with a 200. By hand, since what a client library does at its first request would be measured.
+/// Whether a GET gets a 200. It uses no client library, because the library's work at its first request would be
+/// measured too.
 async fn answers(address: SocketAddr, path: &str) -> bool {
     let ask = async {
         let mut stream = TcpStream::connect(address).await?;

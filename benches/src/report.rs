@@ -1,47 +1,47 @@
-//! What was measured: a table for people, `target/bench/summary.json` for programs.
+//! The report: a table for people, `target/bench/summary.json` for programs.
 
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
-/// One measurement beside its yardstick and its bar.
+/// A measurement with its yardstick and its bar.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Row {
-    /// What was measured, with its unit.
+    /// The name of the measurement, with its unit.
     pub(crate) name: String,
-    /// What came out; `None` when it could not be measured.
+    /// The measured value; `None` if the measurement failed.
     pub(crate) figure: Option<f64>,
-    /// What the yardstick did in the same run, in the same unit.
+    /// The yardstick's value in the same run, in the same unit.
     pub(crate) yardstick: Option<f64>,
-    /// What is to be reached.
+    /// The required value.
     pub(crate) bar: String,
-    /// Whether it is reached.
+    /// Whether the bar is met.
     pub(crate) met: bool,
-    /// What the yardstick is, what else was seen, or why there is no figure.
+    /// The yardstick, further observations, or the reason why there is no figure.
     pub(crate) note: String,
 }
 
-/// What a figure has to reach.
+/// The value that a figure must reach.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Bar {
-    /// At least so much.
+    /// At least this value.
     AtLeast(f64),
-    /// Less than so much.
+    /// Less than this value.
     Below(f64),
-    /// At least so many times the yardstick.
+    /// At least this multiple of the yardstick.
     AtLeastTimes(f64),
-    /// At most so many times the yardstick.
+    /// At most this multiple of the yardstick.
     AtMostTimes(f64),
-    /// Nothing: it is there to be seen.
+    /// No requirement; the row is for information.
     None,
 }
 
 impl Row {
-    /// A measured row.
+    /// Returns a measured row.
     pub(crate) fn new(name: &str, figure: f64, yardstick: Option<f64>, bar: Bar, note: impl Into<String>) -> Self {
         let times = yardstick.map_or(f64::NAN, |yardstick| figure / yardstick);
-        // Comparisons with what is not a number are false: such a row does not meet its bar.
+        // Comparisons with NaN are false, so such a row does not meet its bar.
         let (bar, met) = match bar {
             Bar::AtLeast(least) => (format!(">= {}", short(least)), figure >= least),
             Bar::Below(most) => (format!("< {}", short(most)), figure < most),
@@ -52,7 +52,7 @@ impl Row {
         Self { name: name.to_owned(), figure: Some(figure), yardstick, bar, met, note: note.into() }
     }
 
-    /// A group of rows that could not be measured, and why.
+    /// Returns the row for a group that could not be measured, with the error.
     pub(crate) fn failed(name: &str, error: &anyhow::Error) -> Self {
         Self {
             name: name.to_owned(),
@@ -112,7 +112,7 @@ fn table(rows: &[Row]) -> String {
     text
 }
 
-/// Three or four digits are all that a noisy machine gives.
+/// Formats a value with three or four digits, because a noisy machine gives no more.
 pub(crate) fn short(value: f64) -> String {
     match value.abs() {
         large if large >= 100.0 => format!("{value:.0}"),
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn bars_are_met_by_what_reaches_them() {
+    fn bars_are_met_by_values_that_reach_them() {
         assert!(met(0.35, Some(1.0), Bar::AtLeastTimes(0.35)));
         assert!(!met(0.34, Some(1.0), Bar::AtLeastTimes(0.35)));
         assert!(met(1.1, Some(1.0), Bar::AtMostTimes(1.1)));
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_not_be_measured_says_so() {
+    fn a_failed_measurement_has_its_reason() {
         let row = Row::failed("list", &anyhow::anyhow!("no server"));
         assert!(!row.met && row.figure.is_none());
         assert!(table(&[row]).contains("could not be measured: no server"));

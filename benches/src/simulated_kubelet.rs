@@ -1,4 +1,4 @@
-//! What simulated nodes answer when the API server asks them for the logs of a pod: that there is nothing yet, and no end.
+//! The simulated kubelet: responds to the API server's requests for a pod's logs with an empty stream that never ends.
 
 use std::convert::Infallible;
 use std::net::Ipv4Addr;
@@ -21,17 +21,17 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
-/// The logs of all pods of all nodes.
+/// The log server of all simulated nodes.
 pub(crate) struct SimulatedKubelet {
     listener: TcpListener,
     tls: TlsAcceptor,
-    /// How often it was asked for logs.
+    /// Number of requests for logs.
     asked: Arc<AtomicU64>,
 }
 
 impl SimulatedKubelet {
-    /// One that listens at `address`, with the certificate of the cluster whose state is in `folder`. API servers ask for none
-    /// that they know.
+    /// Listens at `address`, with the certificate of the cluster whose state is in `folder`. API servers do not verify
+    /// a kubelet's certificate by default.
     pub(crate) async fn bind(address: Ipv4Addr, folder: &Path) -> Result<Self> {
         let file = |name: &str| folder.join("pki").join(name);
         let certificate = CertificateDer::from_pem_file(file("server.crt")).context("the cluster's certificate")?;
@@ -41,24 +41,24 @@ impl SimulatedKubelet {
         Ok(Self { listener, tls: TlsAcceptor::from(Arc::new(config)), asked: Arc::default() })
     }
 
-    /// Counts how often it is asked for logs.
+    /// Returns the counter of requests for logs.
     pub(crate) fn asked(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.asked)
     }
 
-    /// Its port.
+    /// Returns the port.
     pub(crate) fn port(&self) -> Result<u16> {
         Ok(self.listener.local_addr()?.port())
     }
 
-    /// Answers for as long as it is polled.
+    /// Serves for as long as the future is polled.
     pub(crate) async fn serve(self) -> Result<()> {
         let mut connections = JoinSet::new();
         loop {
             let (stream, _) = self.listener.accept().await.context("accept a connection for logs")?;
             let (tls, asked) = (self.tls.clone(), Arc::clone(&self.asked));
             connections.spawn(async move {
-                // Whoever asks sees what becomes of the connection.
+                // The API server sees a failed connection itself.
                 let Ok(stream) = tls.accept(stream).await else { return };
                 let answer = service_fn(|request| logs(request, &asked));
                 let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await;

@@ -1,8 +1,8 @@
-//! Nodes that run nothing: they tell the cluster that they are there, and that each pod which the scheduler gave them runs;
-//! who follows its logs waits for something to be written.
+//! Simulated nodes, which run nothing: they report to the cluster that they are alive, and that each pod bound to them
+//! runs. Followers of a pod's logs get none and wait.
 //!
-//! So thousands of pods cost no more than their objects. What is not simulated is everything else: the API server, its store,
-//! the controllers and the scheduler are real.
+//! Thousands of pods therefore cost no more than their objects. Everything else is real: the API server, its store, the
+//! controllers and the scheduler.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -22,22 +22,22 @@ use tokio::task::JoinSet;
 use crate::simulated_kubelet::SimulatedKubelet;
 
 const NODES: usize = 20;
-/// Twice as many pods as are made, so that the scheduler never has to look for room.
+/// Pods per node. In total more than are created, so that the scheduler always finds free capacity.
 const PODS: usize = 1_000;
-/// A node that says nothing for 40 s is taken for gone.
+/// The interval of heartbeats. The cluster takes a node for dead after 40 s without one.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
-/// How many pods are told of at the same time.
+/// Number of pods whose status is updated in parallel.
 const AT_ONCE: usize = 8;
 
-/// The nodes; they are gone when it is dropped.
+/// The nodes. They stop when the value is dropped.
 pub(crate) struct SimulatedNodes {
     logs_asked: Arc<AtomicU64>,
-    /// Aborted on drop.
+    /// The tasks are aborted on drop.
     _tasks: JoinSet<Result<()>>,
 }
 
 impl SimulatedNodes {
-    /// Makes them, and returns when all are ready.
+    /// Creates the nodes, and returns when all are ready.
     pub(crate) async fn start(cluster: &Cluster, client: Client) -> Result<Self> {
         let kubelet = SimulatedKubelet::bind(cluster.machine_address(), cluster.folder()).await?;
         let kubelet_at = (cluster.machine_address(), kubelet.port()?);
@@ -61,7 +61,7 @@ impl SimulatedNodes {
         Ok(Self { logs_asked, _tasks: tasks })
     }
 
-    /// How often they were asked for the logs of a pod.
+    /// Returns the number of requests for a pod's logs.
     pub(crate) fn logs_asked(&self) -> u64 {
         self.logs_asked.load(Ordering::Relaxed)
     }
@@ -82,14 +82,14 @@ async fn tell_that_they_live(nodes: &Api<Node>, (address, port): (Ipv4Addr, u16)
             .patch_status(&name, &PatchParams::default(), &Patch::Strategic(&status))
             .await
             .context("a node's status")?;
-        // The taint that keeps pods away until a node is known to be ready.
+        // This taint keeps pods away until a node is known to be ready.
         let untainted = json!({ "spec": { "taints": null } });
         nodes.patch(&name, &PatchParams::default(), &Patch::Merge(&untainted)).await.context("a node's taints")?;
     }
     Ok(())
 }
 
-/// Has each pod run that has a node, and be gone once it is deleted.
+/// Sets each pod that is bound to a node to running, and removes each pod that is being deleted.
 async fn run_pods(client: Client) -> Result<()> {
     let pods: Api<Pod> = Api::all(client.clone());
     let config = watcher::Config::default().fields("spec.nodeName!=");

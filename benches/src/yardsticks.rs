@@ -1,7 +1,7 @@
-//! The yardsticks: what native axum, and native axum with sqlx, do on this machine for the same request.
+//! The yardsticks: native axum, and native axum with sqlx, for the same requests on this machine.
 //!
-//! They do what the API does and no more: verify the same token with the same code, remembering its digest, and
-//! read or write the same row of the same database.
+//! They do only what the API does: verify the same token with the same code and a token cache, and read or write the
+//! same row of the same database.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,16 +21,16 @@ use tokio::net::TcpListener;
 
 use crate::database::Database;
 
-/// Which server.
+/// The kinds of yardstick server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Server {
-    /// Answers a constant.
+    /// Responds with a constant.
     Hello,
-    /// Answers from the database.
+    /// Responds with rows of the database.
     Rows,
 }
 
-/// Serves until the process is ended.
+/// Serves until the process is killed.
 pub(crate) async fn serve(server: Server, listen: SocketAddr) -> Result<()> {
     let hello = axum::Router::new().route("/version", get(async || "{\"version\":\"0.1.0\"}"));
     let app = match server {
@@ -45,7 +45,7 @@ pub(crate) async fn serve(server: Server, listen: SocketAddr) -> Result<()> {
             hello.merge(rows)
         }
     };
-    // As the host does it: otherwise the answer's second part would wait for the client's acknowledgement.
+    // As in the host: otherwise the second part of a response would wait for the client's acknowledgement.
     let listener = TcpListener::bind(listen).await?.tap_io(|stream| drop(stream.set_nodelay(true)));
     Ok(axum::serve(listener, app).await?)
 }
@@ -86,7 +86,7 @@ impl Rows {
     }
 }
 
-/// Id, creation in microseconds, specification.
+/// The id, the creation time in microseconds, and the specification.
 type Context = (String, i64, String);
 
 async fn read(State(state): State<Arc<Rows>>, Path(id): Path<String>, headers: HeaderMap) -> Answer {
@@ -170,7 +170,7 @@ async fn create(State(state): State<Arc<Rows>>, headers: HeaderMap, spec: String
     Ok(json(StatusCode::CREATED, body(&(id, now.0, spec))))
 }
 
-/// Only the row: nobody runs it, since it is wanted by nobody.
+/// Inserts only the row. No reconciler runs the execution, because its desired state is `removed`.
 async fn execute(State(state): State<Arc<Rows>>, Path(context): Path<String>, headers: HeaderMap) -> Answer {
     let who = state.who(&headers)?;
     let now = SystemClock.now();
@@ -215,7 +215,7 @@ fn json(status: StatusCode, body: String) -> Response {
     (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
-/// A yardstick that fails fails the measurement; the first error tells its log why.
+/// Responds with 500, which fails the measurement. The first error is printed to the log.
 fn internal(error: sqlx::Error) -> StatusCode {
     static TOLD: std::sync::Once = std::sync::Once::new();
     TOLD.call_once(|| eprintln!("{error}"));

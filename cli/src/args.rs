@@ -1,4 +1,4 @@
-//! What may be typed, and the help that teaches it. Nothing here does anything.
+//! The definition of the command line with its help texts. This module performs nothing.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use clap_complete::Shell;
 use renga_shared::auth::Scope;
 use renga_shared::domain::ClientState;
 
-/// The scopes that the API knows.
+/// The scopes of the API.
 pub(crate) const SCOPES: [&str; 4] = [
     Scope::ContextsRead.name(),
     Scope::ContextsWrite.name(),
@@ -220,7 +220,7 @@ pub(crate) struct Login {
 }
 
 impl Token {
-    /// The scopes asked for.
+    /// Returns the requested scopes.
     pub(crate) fn scopes(&self) -> Vec<&str> {
         if self.scope.is_empty() {
             SCOPES.to_vec()
@@ -283,7 +283,7 @@ pub(crate) struct Ps {
     pub(crate) label: Option<String>,
 }
 
-/// The API's states, by their names there.
+/// Returns a parser of the API's state names.
 fn state_names() -> impl TypedValueParser<Value = ClientState> {
     PossibleValuesParser::new(ClientState::ALL.iter().map(|state| state.as_str())).try_map(|name| name.parse())
 }
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_two_hyphens_is_the_containers() {
+    fn arguments_after_two_hyphens_are_the_containers() {
         let line = ["run", "-e", "A=1", "--port", "53/udp", "alpine", "-d", "--", "sh", "-c", "echo -n x"];
         let Ok(Command::Run(run)) = parsed(&line) else { panic!("not understood") };
         assert_eq!((run.image.as_str(), run.detach), ("alpine", true));
@@ -356,14 +356,14 @@ mod tests {
     }
 
     #[test]
-    fn spans_are_written_for_people() {
+    fn durations_are_human_readable() {
         let Ok(Command::Token(token)) = parsed(&["token", "--ttl", "1h 30m"]) else { panic!("not understood") };
         assert_eq!(token.ttl, Duration::from_secs(5400));
         assert!(parsed(&["token", "--ttl", "soon"]).is_err());
     }
 
     #[test]
-    fn global_options_may_stand_behind_the_command() {
+    fn global_options_may_follow_the_command() {
         let arguments =
             Arguments::try_parse_from(["renga-deployer", "ps", "-o", "json", "--url", "http://localhost:1"]).unwrap();
         assert_eq!(

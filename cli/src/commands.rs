@@ -1,4 +1,4 @@
-//! From a parsed command line to what performs it. Here the process's surroundings are read: environment, clock, randomness.
+//! Dispatches a parsed command line. This module reads the process's environment, clock and randomness.
 
 use anyhow::Context as _;
 use clap::CommandFactory as _;
@@ -20,7 +20,7 @@ use crate::state::{IssuerFacts, StateFolder};
 use crate::token_check;
 use crate::up;
 
-/// Performs what was typed.
+/// Performs the command.
 pub(crate) fn perform(arguments: Arguments) -> Result<Ended, Failure> {
     let Arguments { global, command } = arguments;
     match &command {
@@ -40,7 +40,7 @@ pub(crate) fn perform(arguments: Arguments) -> Result<Ended, Failure> {
         }
         _ => {}
     }
-    // reqwest is built without a provider of its own, so that there is one in the process.
+    // reqwest is built without a crypto provider, so the process needs this one.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = Runtime::new().context("cannot start the runtime").map_err(Failure::Failed)?;
     let ended = runtime.block_on(async {
@@ -78,22 +78,22 @@ pub(crate) fn perform(arguments: Arguments) -> Result<Ended, Failure> {
             }
         }
     });
-    // What is left at work when a second signal came is not waited for.
+    // Tasks that still run after a second signal are not awaited.
     runtime.shutdown_background();
     ended
 }
 
-/// The completion script for a shell.
+/// Returns the completion script for a shell.
 fn completion(shell: Shell) -> String {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Arguments::command(), "renga-deployer", &mut script);
     let script = String::from_utf8_lossy(&script).into_owned();
-    // clap_complete writes a hyphenated program's name in two ways, so that nothing is completed after a subcommand
-    // (clap-rs/clap#6421). Without the bug there is nothing to replace.
+    // clap_complete writes a hyphenated program's name in two ways, so subcommands get no completions
+    // (clap-rs/clap#6421). Once the bug is fixed, this replaces nothing.
     script.replace("renga__subcmd__deployer", "renga__deployer")
 }
 
-/// A token of the development issuer, as the last `up --dev` takes it.
+/// Returns a token of the development issuer that the last `up --dev` accepts.
 fn print_token(token: &Token, folder: &StateFolder) -> anyhow::Result<String> {
     let written = folder.client()?.and_then(|client| client.issuer);
     let facts = IssuerFacts {

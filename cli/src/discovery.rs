@@ -1,5 +1,4 @@
-//! Reads what a token issuer publishes (OpenID Connect Discovery): the same way for whoever logs in there and for whoever wonders
-//! whether its tokens would be accepted.
+//! Reads the documents that a token issuer publishes (OpenID Connect Discovery), for `login` and for `token check`.
 
 use std::time::Duration;
 
@@ -11,18 +10,18 @@ use crate::answer::{self, ReadError};
 
 /// A client for an issuer, whose answers may take as long as `answer`.
 pub(crate) fn client(answer: Duration) -> Result<Client> {
-    // A redirect could lead to somebody else.
+    // A redirect could lead to another server.
     let builder = Client::builder().timeout(answer).redirect(reqwest::redirect::Policy::none());
     builder.build().context("cannot set up HTTP")
 }
 
-/// The issuer's discovery document, and where it is.
+/// Returns the issuer's discovery document and its URL.
 pub(crate) async fn document(http: &Client, issuer: &str) -> Result<(Vec<u8>, String)> {
     let url = document_url(issuer);
     Ok((get(http, &url, LONGEST_DOCUMENT).await?, url))
 }
 
-/// What is at `url`, of `longest` bytes at most.
+/// Returns the body at `url`. Fails if it has more than `longest` bytes.
 pub(crate) async fn get(http: &Client, url: &str, longest: usize) -> Result<Vec<u8>> {
     let read = async {
         let answer = http.get(url).send().await.and_then(Response::error_for_status)?;

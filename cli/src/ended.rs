@@ -1,36 +1,36 @@
-//! How a command ended. `main` makes exit codes of it.
+//! The outcome of a command. `main` turns it into an exit code.
 
 use std::io;
 
-/// An end without an error.
+/// An outcome without an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
-    /// What was asked for is done.
+    /// The command has succeeded.
     Done,
-    /// `run` followed a container to its end; its exit code.
+    /// `run` followed a container to its end; the container's exit code.
     Container(i64),
-    /// Its user left it before its end.
+    /// The user left before the container ended.
     Left,
     /// `token check` explained a token that would not be accepted.
     Refused,
 }
 
-/// An end with an error.
+/// An outcome with an error.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    /// What was typed, or the configuration, is wrong.
+    /// The command line or the configuration is wrong.
     #[error("{0}")]
     Usage(String),
-    /// It did not work.
+    /// The command has failed.
     #[error(transparent)]
     Failed(#[from] anyhow::Error),
-    /// `run` could not have the container run or could not see its end: no code of the container's.
+    /// `run` could not run the container or could not observe its end, so there is no exit code of the container.
     #[error(transparent)]
     Run(anyhow::Error),
 }
 
 impl Failure {
-    /// Whether all that went wrong is that nobody reads the output any more, as in `… | head`.
+    /// Whether the only error is that the reader of the output has closed it, as in `… | head`.
     pub(crate) fn is_closed_output(&self) -> bool {
         let (Self::Failed(error) | Self::Run(error)) = self else {
             return false;
@@ -39,12 +39,12 @@ impl Failure {
     }
 }
 
-/// Nobody reads standard output any more.
+/// The reader of standard output has closed it.
 #[derive(Debug, thiserror::Error)]
 #[error("nobody reads the output any more")]
 pub(crate) struct OutputClosed;
 
-/// Sorts what writing to standard output failed with.
+/// Converts an error from writing to standard output.
 pub(crate) fn output_error(error: io::Error) -> anyhow::Error {
     if error.kind() == io::ErrorKind::BrokenPipe {
         OutputClosed.into()

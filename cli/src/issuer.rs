@@ -1,6 +1,6 @@
-//! The development issuer: signs tokens that a service started with `up --dev` accepts.
+//! The development issuer: signs tokens that a service started with `up --dev` accepts. No other service accepts them.
 //!
-//! It exists only there. Obligations: its private key never leaves the state folder; nothing but a token is printed.
+//! Obligations: the private key never leaves the state folder; only tokens are printed.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,55 +12,55 @@ use serde_json::{Value, json};
 
 use crate::state::{IssuerFacts, StateFolder};
 
-/// `DEPLOYER_JWT_ISSUER` when it is not set. Not the service's own default, which is the platform's Keycloak.
+/// The default of `DEPLOYER_JWT_ISSUER` for `up --dev`. The service's own default is the platform's Keycloak.
 pub(crate) const DEFAULT_ISSUER: &str = "renga-deployer-development";
-/// Where the scopes stand when `DEPLOYER_TOKEN_SCOPE_KEY` is not set: where Keycloak has them.
+/// The default of `DEPLOYER_TOKEN_SCOPE_KEY`: the claim that Keycloak uses for scopes.
 pub(crate) const DEFAULT_SCOPE_CLAIM: &str = "scope";
-/// The longest that a token may be valid: a mistyped unit should not make one for a century.
+/// The maximum lifetime of a token, so that a mistyped unit does not make a token that lasts for a century.
 const LONGEST: Duration = Duration::from_secs(366 * 86_400);
 
-/// A key pair and what its tokens say.
+/// A key pair and the claims of its tokens.
 pub(crate) struct Issuer {
     key: Ed25519KeyPair,
     facts: IssuerFacts,
 }
 
-/// A token that is asked for.
+/// The claims of a new token.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Request<'a> {
-    /// `sub`.
+    /// The subject, `sub`.
     pub(crate) subject: &'a str,
     /// The scopes.
     pub(crate) scopes: &'a [&'a str],
-    /// How long it is valid.
+    /// How long the token is valid.
     pub(crate) ttl: Duration,
 }
 
 impl Issuer {
-    /// The issuer whose key is in `folder`. The key is made on first use.
+    /// Opens the issuer whose key is in `folder`. Creates the key on first use.
     pub(crate) fn open(folder: &StateFolder, facts: IssuerFacts) -> anyhow::Result<Self> {
         let pem = match folder.key()? {
             Some(pem) => pem,
             None => folder.keep_key(&Ed25519KeyPair::generate().to_pem())?,
         };
-        // The library's message could quote what it could not read: the key.
+        // The library's message could quote its input, which is the key.
         let Ok(key) = Ed25519KeyPair::from_pem(&pem) else {
             bail!("{} holds no Ed25519 private key; remove it, and a new one is made", folder.key_path().display());
         };
         Ok(Self { key, facts })
     }
 
-    /// `DEPLOYER_JWT_KEY` for a service that is to accept its tokens.
+    /// Returns the public key, the value of `DEPLOYER_JWT_KEY` for a service that accepts the tokens.
     pub(crate) fn public_key(&self) -> String {
         self.key.public_key().to_pem()
     }
 
-    /// What its tokens say.
+    /// Returns the claims that all tokens of the issuer share.
     pub(crate) fn facts(&self) -> &IssuerFacts {
         &self.facts
     }
 
-    /// A signed token, valid from `now`.
+    /// Returns a signed token, valid from `now`. Fails if its lifetime is not from 1 second to 366 days.
     pub(crate) fn token(&self, request: Request<'_>, now: Timestamp) -> anyhow::Result<String> {
         if request.ttl < Duration::from_secs(1) || request.ttl > LONGEST {
             bail!(
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn the_service_believes_its_tokens_for_as_long_as_they_say() {
+    fn the_service_accepts_the_tokens_until_they_expire() {
         let temp = tempfile::tempdir().unwrap();
         let issuer = issuer(temp.path());
         let scopes = ["deployer:contexts_read", "deployer:executions_write"];
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn the_key_is_made_once() {
+    fn the_key_is_created_once() {
         let temp = tempfile::tempdir().unwrap();
         let token = issuer(temp.path()).token(Request { subject: "ada", scopes: &[], ttl: HOUR }, NOW).unwrap();
         assert!(verifier(&issuer(temp.path())).verify(&token, NOW).is_ok(), "the second start has the same key");
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn spans_that_make_no_sense_are_refused() {
+    fn lifetimes_out_of_range_are_rejected() {
         let temp = tempfile::tempdir().unwrap();
         for ttl in [Duration::ZERO, Duration::from_secs(400 * 86_400)] {
             let refused = issuer(temp.path()).token(Request { subject: "ada", scopes: &[], ttl }, NOW);

@@ -20,7 +20,7 @@ use clap::Parser as _;
 use ended::{Ended, Failure};
 use mimalloc::MiMalloc;
 
-// Requests allocate on one thread and free on another: docs/performance.md has what this is worth.
+// Requests allocate on one thread and free on another. The gain is in docs/performance.md.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
@@ -37,7 +37,7 @@ fn main() -> ExitCode {
         Ok(Ended::Container(code)) => u8::try_from(code).unwrap_or(255),
         Ok(Ended::Left) => 130,
         Ok(Ended::Refused) => 1,
-        // Whoever closed the output has what they wanted.
+        // A reader that closes the output, as in `… | head`, has all it needs.
         Err(failure) if failure.is_closed_output() => 0,
         Err(Failure::Failed(_)) => 1,
         Err(Failure::Usage(_)) => 2,

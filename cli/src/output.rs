@@ -1,4 +1,4 @@
-//! What is printed: tables, ages, JSON. Colours appear only on a terminal, and not with `NO_COLOR`.
+//! Printed output: tables, ages, JSON. Colours are used only on a terminal, and not with `NO_COLOR`.
 
 use std::io::Write as _;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use unicode_width::UnicodeWidthStr as _;
 
 use crate::ended::output_error;
 
-/// Prints `text` and ends the line.
+/// Prints `text` and a line feed.
 pub(crate) fn line(text: &str) -> Result<()> {
     let mut out = anstream::stdout().lock();
     writeln!(out, "{text}").and_then(|()| out.flush()).map_err(output_error)
@@ -23,7 +23,7 @@ pub(crate) fn json(value: &Value) -> Result<()> {
     line(&format!("{value:#}"))
 }
 
-/// Text that others wrote, without what could move a terminal's cursor.
+/// Returns text from others with control characters replaced, because these could move a terminal's cursor.
 pub(crate) fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
@@ -35,12 +35,12 @@ pub(crate) struct Cell {
 }
 
 impl Cell {
-    /// `text` as it is, made safe to print.
+    /// Returns a cell with `text`, made safe to print.
     pub(crate) fn new(text: impl AsRef<str>) -> Self {
         Self { text: plain(text.as_ref()), style: Style::new() }
     }
 
-    /// In a colour.
+    /// Returns the cell in a colour.
     pub(crate) fn coloured(mut self, colour: AnsiColor) -> Self {
         self.style = colour.on_default();
         self
@@ -53,7 +53,7 @@ impl<T: AsRef<str>> From<T> for Cell {
     }
 }
 
-/// Prints a table whose columns are aligned.
+/// Prints a table with aligned columns.
 pub(crate) fn table<const COLUMNS: usize>(head: [&str; COLUMNS], rows: Vec<[Cell; COLUMNS]>) -> Result<()> {
     line(&aligned(head, rows))
 }
@@ -80,7 +80,7 @@ fn aligned<const COLUMNS: usize>(head: [&str; COLUMNS], rows: Vec<[Cell; COLUMNS
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// How long before `now` the instant was that `rfc3339` names, in words.
+/// Returns the time from `rfc3339` to `now`, in words.
 pub(crate) fn ago(rfc3339: &str, now: Timestamp) -> String {
     match parse_rfc3339(rfc3339) {
         Some(then) => format!("{} ago", span(now.since(then))),
@@ -88,7 +88,7 @@ pub(crate) fn ago(rfc3339: &str, now: Timestamp) -> String {
     }
 }
 
-/// A span in its largest unit.
+/// Returns a duration in its largest unit.
 pub(crate) fn span(span: Duration) -> String {
     const UNITS: [(u64, &str); 5] =
         [(31_536_000, "year"), (86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second")];
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_are_aligned_by_what_is_seen() {
+    fn columns_are_aligned_by_visible_width() {
         let rows = vec![
             ["é".into(), Cell::from("x").coloured(AnsiColor::Red), "last".into()],
             ["long".into(), "".into(), "".into()],
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_that_others_wrote_moves_the_cursor() {
+    fn text_from_others_cannot_move_the_cursor() {
         assert_eq!(Cell::new("a\u{1b}[2Jb\n").text, "a\u{fffd}[2Jb\u{fffd}");
     }
 }

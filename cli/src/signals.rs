@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-/// Answers with a message for each SIGINT or SIGTERM from now on; neither ends the process any more.
+/// Returns a receiver with a message for each SIGINT or SIGTERM from now on. Neither ends the process any more.
 pub(crate) fn stop_requests() -> Result<mpsc::UnboundedReceiver<()>> {
     let hear = || Ok((signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?));
     let (mut interrupt, mut terminate) =

@@ -1,7 +1,7 @@
-//! The state folder: what `up --dev` and `login` leave for the client commands.
+//! The state folder: the files that `up --dev` and `login` write for the client commands.
 //!
-//! Obligations: what is in it lets its reader act as any user of the development service, so the folder is made with
-//! mode 0700 and its files with 0600, and a key that others may read is refused.
+//! Obligations: the files let their reader act as any user of the development service, so the folder has mode 0700 and
+//! its files 0600. A key that other users can read is rejected.
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write as _};
@@ -13,31 +13,32 @@ use serde::{Deserialize, Serialize};
 
 use crate::login::Session;
 
-/// The folder's place and files.
+/// The path of the folder.
 #[derive(Clone, Debug)]
 pub(crate) struct StateFolder(PathBuf);
 
-/// What the client commands need to reach the service of the last `up --dev` or `login`.
+/// The data that the client commands need to reach the service of the last `up --dev` or `login`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ClientFile {
     /// The API's address, base path included.
     pub(crate) url: String,
-    /// How its development issuer signs; absent if it verifies with a key of its own choice.
+    /// The claims of its development issuer; absent if the service verifies tokens with another key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) issuer: Option<IssuerFacts>,
 }
 
-/// What a token has to say so that the service accepts it.
+/// The claims that a token needs so that the service accepts it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct IssuerFacts {
-    /// `iss`.
+    /// The issuer, `iss`.
     pub(crate) issuer: String,
     /// The claim with the scopes.
     pub(crate) scope_claim: String,
 }
 
 impl StateFolder {
-    /// The folder that the flag names, or `RENGA_DEPLOYER_STATE`, or the usual place. `get` reads the environment.
+    /// Returns the folder from the flag, else from `RENGA_DEPLOYER_STATE`, else the default one. `get` reads the
+    /// environment.
     pub(crate) fn choose(flag: Option<&Path>, get: &dyn Fn(&str) -> Option<String>) -> anyhow::Result<Self> {
         if let Some(folder) = flag {
             return Ok(Self(folder.to_owned()));
@@ -50,50 +51,50 @@ impl StateFolder {
         }
     }
 
-    /// Where the folder is when nobody says otherwise.
+    /// Returns the default folder.
     fn usual(get: &dyn Fn(&str) -> Option<String>) -> Option<Self> {
-        // The XDG specification has relative paths ignored.
+        // The XDG specification ignores relative paths.
         let absolute = |name| get(name).map(PathBuf::from).filter(|path| path.is_absolute());
         let states = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")))?;
         Some(Self(states.join("renga-deployer")))
     }
 
-    /// Whether a command in another terminal finds this folder without being told.
+    /// Whether this is the default folder, so a command in another terminal finds it without an option.
     pub(crate) fn is_usual(&self, get: &dyn Fn(&str) -> Option<String>) -> bool {
         Self::usual(get).is_some_and(|usual| usual.0 == self.0)
     }
 
-    /// The folder.
+    /// Returns the path of the folder.
     pub(crate) fn path(&self) -> &Path {
         &self.0
     }
 
-    /// The development issuer's private key.
+    /// Returns the path of the development issuer's private key.
     pub(crate) fn key_path(&self) -> PathBuf {
         self.0.join("dev-key.pem")
     }
 
-    /// Where the client file is.
+    /// Returns the path of the client file.
     pub(crate) fn client_path(&self) -> PathBuf {
         self.0.join("client.json")
     }
 
-    /// The key that tokens are sealed with until their containers are launched.
+    /// Returns the path of the key that seals tokens until their containers are launched.
     pub(crate) fn seal_key_path(&self) -> PathBuf {
         self.0.join("dev-seal-key")
     }
 
-    /// The private key's text, if it was made.
+    /// Returns the private key as PEM, if it exists.
     pub(crate) fn key(&self) -> anyhow::Result<Option<String>> {
         secret(&self.key_path())
     }
 
-    /// Keeps a new private key, and answers the key that is kept: another process may have been first.
+    /// Stores a private key, unless one exists, and returns the stored key: another process may have been first.
     pub(crate) fn keep_key(&self, pem: &str) -> anyhow::Result<String> {
         self.keep(&self.key_path(), pem)
     }
 
-    /// The seal key's text: `new` if none was made yet.
+    /// Returns the stored seal key. Stores `new` if none exists.
     pub(crate) fn seal_key(&self, new: &str) -> anyhow::Result<String> {
         let path = self.seal_key_path();
         match secret(&path)? {
@@ -102,12 +103,12 @@ impl StateFolder {
         }
     }
 
-    /// Keeps a new secret, and answers the one that is kept.
+    /// Stores a secret, unless one exists, and returns the stored secret.
     fn keep(&self, path: &Path, text: &str) -> anyhow::Result<String> {
         let new = self.write_beside(path, text)?;
-        // A link never replaces: whoever comes second takes what the first one kept.
+        // A link never replaces a file, so a second process reads the secret of the first.
         let linked = fs::hard_link(&new, path);
-        // A leftover is harmless, and as unreadable as the key.
+        // The temporary file is as unreadable for others as the key, so it is harmless if it stays.
         let _ = fs::remove_file(&new);
         match linked {
             Ok(()) => Ok(text.to_owned()),
@@ -118,7 +119,7 @@ impl StateFolder {
         }
     }
 
-    /// What the last `up --dev` or `login` wrote, if any did.
+    /// Returns the client file of the last `up --dev` or `login`, if it exists.
     pub(crate) fn client(&self) -> anyhow::Result<Option<ClientFile>> {
         let path = self.client_path();
         let text = match fs::read_to_string(&path) {
@@ -134,35 +135,35 @@ impl StateFolder {
         Ok(Some(file))
     }
 
-    /// Tells the client commands of a service.
+    /// Writes the client file.
     pub(crate) fn write_client(&self, file: &ClientFile) -> anyhow::Result<()> {
         let path = self.client_path();
         let new = self.write_beside(&path, &serde_json::to_string_pretty(file)?)?;
         fs::rename(&new, &path).with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// Where the login is kept.
+    /// Returns the path of the login.
     pub(crate) fn session_path(&self) -> PathBuf {
         self.0.join("login.json")
     }
 
-    /// The login that is kept, if there is one.
+    /// Returns the stored login, if there is one.
     pub(crate) fn session(&self) -> anyhow::Result<Option<Session>> {
         let path = self.session_path();
         let Some(text) = secret(&path)? else { return Ok(None) };
         let session = serde_json::from_str(&text);
-        // The library's message could quote what it could not read: a token.
+        // The library's message could quote its input, which has a token.
         session.map(Some).map_err(|_| anyhow::anyhow!("{} is damaged; log in again", path.display()))
     }
 
-    /// Keeps a login, in place of any other.
+    /// Stores a login, in place of any other.
     pub(crate) fn write_session(&self, session: &Session) -> anyhow::Result<()> {
         let path = self.session_path();
         let new = self.write_beside(&path, &serde_json::to_string_pretty(session)?)?;
         fs::rename(&new, &path).with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// Forgets the login. False: there was none.
+    /// Deletes the login. Returns `false` if there was none.
     pub(crate) fn forget_session(&self) -> anyhow::Result<bool> {
         let path = self.session_path();
         match fs::remove_file(&path) {
@@ -172,13 +173,14 @@ impl StateFolder {
         }
     }
 
-    /// A finished file beside `path`, so that nobody reads a half-written one.
+    /// Writes a complete file beside `path` and returns its path. The caller then renames or links it, so no process
+    /// reads a half-written file.
     fn write_beside(&self, path: &Path, text: &str) -> anyhow::Result<PathBuf> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.0).with_context(|| {
             format!("cannot make the state folder {}; choose another with --state-dir", self.0.display())
         })?;
         let new = path.with_extension(format!("new-{}", std::process::id()));
-        // Left by a process of the same number that was killed.
+        // A killed process with the same process id may have left it.
         let _ = fs::remove_file(&new);
         let written = OpenOptions::new()
             .write(true)
@@ -192,7 +194,7 @@ impl StateFolder {
     }
 }
 
-/// What is in a file that its owner alone may read, if there is one.
+/// Returns the content of a file, if it exists. Fails if other users can access the file.
 fn secret(path: &Path) -> anyhow::Result<Option<String>> {
     match fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -218,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_in_it_is_its_owners_alone() {
+    fn only_the_owner_can_read_the_files() {
         let temp = tempfile::tempdir().unwrap();
         let folder = StateFolder(temp.path().join("state"));
         let client = ClientFile { url: "http://localhost:1/v1".into(), issuer: None };
@@ -234,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_key_stays() {
+    fn the_first_key_is_kept() {
         let temp = tempfile::tempdir().unwrap();
         let folder = StateFolder(temp.path().to_owned());
         assert_eq!(folder.keep_key("first").unwrap(), "first");
@@ -244,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_others_can_read_is_refused_with_the_cure() {
+    fn a_key_that_others_can_read_is_rejected_with_the_cure() {
         let temp = tempfile::tempdir().unwrap();
         let folder = StateFolder(temp.path().to_owned());
         folder.keep_key("key").unwrap();
@@ -257,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn the_flag_goes_before_the_variable_before_the_usual_place() {
+    fn the_flag_precedes_the_variable_and_the_default() {
         let get = |name: &str| match name {
             "RENGA_DEPLOYER_STATE" => Some("/from/variable".to_owned()),
             "HOME" => Some("/home/ada".to_owned()),

@@ -1,6 +1,6 @@
-//! `token check`: explains whether the service that is configured here would accept a token.
+//! `token check`: explains whether a service with this configuration would accept a token.
 //!
-//! Obligation: neither the token nor its signature is shown.
+//! Obligation: neither the token nor its signature is printed.
 
 use std::io::{IsTerminal as _, Read as _};
 use std::time::Duration;
@@ -15,10 +15,10 @@ use renga_shared::domain::Timestamp;
 use crate::discovery;
 use crate::output::{self, Cell};
 
-/// How long an issuer may take to answer.
+/// The timeout of a request to the issuer.
 const ANSWER: Duration = Duration::from_secs(10);
 
-/// Explains `token` to standard output. True: it would be accepted.
+/// Prints an explanation of `token`. Returns whether the token would be accepted.
 pub(crate) async fn check(token: &str, config: ApiConfig, now: Timestamp) -> Result<bool> {
     if config.resource_manager.is_some() {
         bail!(
@@ -44,7 +44,7 @@ fn row(finding: &Finding) -> [Cell; 3] {
     }
 }
 
-/// The token on standard input, if that is not a terminal and holds one.
+/// Returns the token from standard input, unless that is a terminal or empty.
 pub(crate) fn from_input() -> Result<Option<String>> {
     let input = std::io::stdin();
     if input.is_terminal() {
@@ -55,7 +55,7 @@ pub(crate) fn from_input() -> Result<Option<String>> {
     Ok(Some(text.trim().to_owned()).filter(|token| !token.is_empty()))
 }
 
-/// The keys that an issuer publishes, as the service would fetch them.
+/// Fetches the keys that an issuer publishes, as the service does.
 async fn published(issuer: &str) -> Result<KeySet> {
     let http = discovery::client(ANSWER)?;
     let (document, url) = discovery::document(&http, issuer)

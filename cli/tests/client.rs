@@ -1,4 +1,4 @@
-//! The client commands as a person or a script meets them: the real program against a service on a real socket.
+//! The client commands as users and scripts call them: the real program against a service on a real socket.
 
 mod service;
 
@@ -10,7 +10,7 @@ use service::{Service, TOKEN};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
-/// Long enough for a slow machine, short enough for a hang to be noticed.
+/// Long enough for a slow machine, short enough that a hang is noticed.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn program(service: &Service, line: &[&str]) -> Command {
@@ -19,7 +19,7 @@ fn program(service: &Service, line: &[&str]) -> Command {
     command
 }
 
-/// The program without a service or a token.
+/// Returns a command without a service or a token.
 fn bare(line: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_renga-deployer"));
     command
@@ -69,7 +69,7 @@ async fn run_follows_the_logs_and_ends_with_the_containers_code() {
 }
 
 #[tokio::test]
-async fn what_the_deployer_could_not_run_is_125_and_says_why() {
+async fn an_execution_that_could_not_run_ends_with_125_and_a_reason() {
     let service = Service::start().await;
     let (code, out, err) = perform(&service, &["run", "missing"]).await;
     assert_eq!((code, out.as_str()), (125, ""));
@@ -81,7 +81,7 @@ async fn what_the_deployer_could_not_run_is_125_and_says_why() {
 }
 
 #[tokio::test]
-async fn a_cut_connection_loses_and_doubles_nothing() {
+async fn a_cut_connection_neither_loses_nor_doubles_output() {
     let service = Service::start().await;
     let line = ["run", "busybox", "--", "say=one", "cut", "say=two", "say=three", "cut", "cut", "say=four", "exit=7"];
     let (code, out, err) = perform(&service, &line).await;
@@ -127,14 +127,14 @@ async fn the_first_ctrl_c_stops_the_execution_and_its_end_is_followed() {
 }
 
 #[tokio::test]
-async fn the_second_ctrl_c_leaves_the_execution_as_it_is() {
+async fn the_second_ctrl_c_leaves_the_execution_running() {
     let service = Service::start().await;
     let mut child = program(&service, &["run", "busybox", "--", "deaf", "say=up", "forever"]).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     assert_eq!(lines.next_line().await.unwrap().as_deref(), Some("up"));
     interrupt(&child).await;
     let mut told = BufReader::new(child.stderr.take().unwrap()).lines();
-    // What it waited for before may be told first.
+    // Progress messages from before the signal may come first.
     while !told.next_line().await.unwrap().expect("it says what it does").contains("stopping it") {}
     interrupt(&child).await;
     let last = told.next_line().await.unwrap().unwrap();
@@ -144,7 +144,7 @@ async fn the_second_ctrl_c_leaves_the_execution_as_it_is() {
 }
 
 #[tokio::test]
-async fn a_detached_execution_is_named_and_found_by_parts_of_its_id() {
+async fn a_detached_execution_is_printed_and_found_by_parts_of_its_id() {
     let service = Service::start().await;
     let (code, id, err) = perform(&service, &["run", "--detach", "busybox", "--", "say=here", "forever"]).await;
     assert_eq!(code, 0, "{err}");
@@ -175,7 +175,7 @@ async fn a_detached_execution_is_named_and_found_by_parts_of_its_id() {
 }
 
 #[tokio::test]
-async fn ps_shows_what_runs_and_with_all_every_page() {
+async fn ps_lists_running_executions_and_with_all_every_page() {
     let service = Service::start().await;
     for _ in 0..3 {
         perform(&service, &["run", "busybox", "--", "exit=1"]).await;
@@ -200,7 +200,7 @@ async fn ps_shows_what_runs_and_with_all_every_page() {
 }
 
 #[tokio::test]
-async fn engines_tell_why_one_is_down() {
+async fn engines_shows_why_an_engine_is_down() {
     let service = Service::start().await;
     let (code, out, err) = perform(&service, &["engines"]).await;
     assert_eq!(code, 0, "{err}");
@@ -208,7 +208,7 @@ async fn engines_tell_why_one_is_down() {
 }
 
 #[tokio::test]
-async fn a_reader_that_leaves_is_no_error() {
+async fn a_closed_output_is_no_error() {
     let service = Service::start().await;
     let mut child =
         program(&service, &["run", "busybox", "--", "say=one", "cut", "say=two", "forever"]).spawn().unwrap();
@@ -229,7 +229,7 @@ async fn errors_name_the_cure() {
     assert!(err.contains("The token has expired.") && err.contains("RENGA_DEPLOYER_TOKEN"), "{err}");
     assert!(!err.contains("old-token"), "tokens are not shown: {err}");
 
-    // Bound and let go: nobody listens there.
+    // A port that was bound and closed: no program listens on it.
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let url = format!("http://{free}");
     for (line, expected) in [(vec!["ps"], 1), (vec!["run", "busybox"], 125)] {
@@ -255,13 +255,13 @@ async fn errors_name_the_cure() {
 }
 
 #[tokio::test]
-async fn bash_completes_what_follows_a_subcommand() {
+async fn bash_completes_arguments_of_a_subcommand() {
     let completion = ended(bare(&["completion", "bash"]).spawn().unwrap()).await;
     assert!(completion.status.success());
     let folder = tempfile::tempdir().unwrap();
     let script = folder.path().join("completion.bash");
     std::fs::write(&script, completion.stdout).unwrap();
-    // What `complete -p` prints ends with the function's name and the program's.
+    // The last two words of `complete -p` are the names of the function and the program.
     let ask = "source \"$0\"; set -- $(complete -p renga-deployer); COMP_WORDS=(renga-deployer run --de); COMP_CWORD=2; \
                \"${@: -2:1}\" renga-deployer --de run; echo \"${COMPREPLY[@]}\"";
     let mut bash = Command::new("bash");
@@ -270,7 +270,7 @@ async fn bash_completes_what_follows_a_subcommand() {
 }
 
 #[tokio::test]
-async fn token_prints_one_token_alone() {
+async fn token_prints_only_a_token() {
     let state = tempfile::tempdir().unwrap();
     let mut token = bare(&["token", "--state-dir"]);
     token.arg(state.path());

@@ -1,4 +1,4 @@
-//! Logging in, staying logged in, and out, with the real program against a small issuer on a real socket.
+//! Login, renewal and logout, with the real program against a small issuer on a real socket.
 
 #[allow(dead_code, reason = "the tests of the other commands use the rest")]
 mod service;
@@ -20,16 +20,16 @@ use service::{Service, TOKEN};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
 
-/// Long enough for a slow machine, short enough for a hang to be noticed.
+/// Long enough for a slow machine, short enough that a hang is noticed.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 type Fields = std::collections::HashMap<String, String>;
 
-/// What the issuer does next, and what it was asked.
+/// The behaviour of the issuer, and the requests that it got.
 #[derive(Default)]
 struct Inner {
     base: String,
-    /// How long a first token is valid, in seconds, and the token.
+    /// The lifetime of the first token, in seconds, and the token.
     first: Option<(u64, &'static str)>,
     refuses: bool,
     challenge: String,
@@ -79,7 +79,7 @@ async fn discovery(State(issuer): State<Issuer>) -> Json<Value> {
     }))
 }
 
-/// Where a person would type a password.
+/// The login page, where a user would type a password.
 async fn authorize(State(issuer): State<Issuer>, Query(asked): Query<Fields>) -> Redirect {
     assert_eq!((asked["response_type"].as_str(), asked["code_challenge_method"].as_str()), ("code", "S256"));
     assert_eq!(asked["client_id"], "demo-client");
@@ -133,9 +133,9 @@ async fn token(State(issuer): State<Issuer>, Form(asked): Form<Fields>) -> Respo
     })
 }
 
-/// What a browser shows of an address.
+/// Fetches a page, as a browser does.
 async fn page(address: &str) -> String {
-    // One provider for the whole process; whoever was first is as good.
+    // One provider for the whole process; if another test installed one, it is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::get(address).await.unwrap().text().await.unwrap()
 }
@@ -163,7 +163,7 @@ async fn perform(state: &Path, line: &[&str]) -> (i32, String, String) {
     ended(program(state, line).spawn().unwrap()).await
 }
 
-/// Logs in as a person with a browser would. Returns what the browser was shown, and how the program ended.
+/// Logs in as a user with a browser does. Returns the page in the browser, and the outcome of the program.
 async fn log_in(issuer: &Issuer, service: &Service, state: &Path) -> (String, (i32, String, String)) {
     let url = format!("http://{}", service.address);
     let base = issuer.base();
@@ -176,7 +176,7 @@ async fn log_in(issuer: &Issuer, service: &Service, state: &Path) -> (String, (i
             break line.trim().to_owned();
         }
     };
-    // Something else on this machine calls first.
+    // Another program on this machine calls the port first.
     let back = reqwest::Url::parse(&address)
         .unwrap()
         .query_pairs()
@@ -195,7 +195,7 @@ async fn log_in(issuer: &Issuer, service: &Service, state: &Path) -> (String, (i
 }
 
 #[tokio::test]
-async fn with_a_browser_and_then_every_command_is_logged_in() {
+async fn login_with_a_browser_and_then_every_command_uses_it() {
     let (issuer, service, state) = (Issuer::start().await, Service::start().await, tempfile::tempdir().unwrap());
     let (page, (code, out, err)) = log_in(&issuer, &service, state.path()).await;
     assert_eq!(code, 0, "{err}");
@@ -220,7 +220,7 @@ async fn with_a_browser_and_then_every_command_is_logged_in() {
 }
 
 #[tokio::test]
-async fn with_a_device_code() {
+async fn login_with_a_device_code() {
     let (issuer, service, state) = (Issuer::start().await, Service::start().await, tempfile::tempdir().unwrap());
     let (url, base) = (format!("http://{}", service.address), issuer.base());
     let (code, _, err) = perform(state.path(), &["login", "--device", "--issuer", &base, "--url", &url]).await;
@@ -231,7 +231,7 @@ async fn with_a_device_code() {
 }
 
 #[tokio::test]
-async fn a_token_is_renewed_before_it_expires_and_when_it_is_refused() {
+async fn a_token_is_renewed_before_it_expires_and_when_it_is_rejected() {
     for first in [(1, "expires-soon"), (300, "revoked")] {
         let (issuer, service, state) = (Issuer::start().await, Service::start().await, tempfile::tempdir().unwrap());
         issuer.inner(|inner| inner.first = Some(first));
@@ -245,7 +245,7 @@ async fn a_token_is_renewed_before_it_expires_and_when_it_is_refused() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_renewed_is_told() {
+async fn a_login_that_cannot_be_renewed_is_reported() {
     let (issuer, service, state) = (Issuer::start().await, Service::start().await, tempfile::tempdir().unwrap());
     issuer.inner(|inner| inner.first = Some((300, "revoked")));
     assert_eq!(log_in(&issuer, &service, state.path()).await.1.0, 0);
@@ -255,7 +255,7 @@ async fn what_cannot_be_renewed_is_told() {
 }
 
 #[tokio::test]
-async fn a_refused_login_says_why() {
+async fn a_rejected_login_gives_the_reason() {
     let (issuer, service, state) = (Issuer::start().await, Service::start().await, tempfile::tempdir().unwrap());
     issuer.inner(|inner| inner.refuses = true);
     let (page, (code, _, err)) = log_in(&issuer, &service, state.path()).await;

@@ -1,11 +1,11 @@
-//! `token check`: tokens explained by the real program.
+//! `token check` with the real program.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// Runs a line with `input`, and returns its code and all that it printed.
+/// Runs the program with `input`, and returns its exit code and its whole output.
 fn perform(folder: &Path, line: &[&str], variables: &[(&str, &str)], input: &str) -> (i32, String) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_renga-deployer"))
         .args(line)
@@ -24,7 +24,7 @@ fn perform(folder: &Path, line: &[&str], variables: &[(&str, &str)], input: &str
     (output.status.code().unwrap(), text)
 }
 
-/// The public half of the development key, as a service would be given it.
+/// Returns the public key of the development issuer, as in a service's configuration.
 fn public_key(folder: &Path) -> String {
     let pem = std::fs::read_to_string(folder.join("dev-key.pem")).unwrap();
     jwt_simple::prelude::Ed25519KeyPair::from_pem(&pem).map(|key| key.public_key().to_pem()).unwrap()
@@ -53,13 +53,13 @@ fn a_token_is_explained_without_being_shown() {
     for part in token.split('.') {
         assert!(!told.contains(part), "the token is shown: {told}");
     }
-    // The token may also be that of the client commands.
+    // Without standard input, the token of the client commands is used.
     let with_variable: Vec<_> = service.into_iter().chain([("RENGA_DEPLOYER_TOKEN", token.as_str())]).collect();
     assert_eq!(perform(temp.path(), &["token", "check"], &with_variable, "").0, 0);
 }
 
 #[test]
-fn what_cannot_be_told_is_said() {
+fn an_invalid_key_and_an_unreachable_issuer_are_reported() {
     let temp = tempfile::tempdir().unwrap();
     let check = |variables: &[(&str, &str)]| perform(temp.path(), &["token", "check"], variables, "x.y.z");
     let (code, told) = check(&[("DEPLOYER_JWT_KEY", "hunter2")]);

@@ -1,10 +1,10 @@
-//! `up` and `migrate` with what people get wrong: each ends with one message that names the thing, the value and the cure.
+//! `up` and `migrate` with common mistakes: each ends with one message that names the thing, the value and the cure.
 
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-/// The program in a folder of its own, with nothing configured but its state folder.
+/// Returns a command in a folder of its own. Only its state folder is configured.
 fn program(folder: &Path, line: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_renga-deployer"));
     command
@@ -22,7 +22,7 @@ fn told(output: &Output) -> (Option<i32>, String) {
 }
 
 #[test]
-fn everything_that_is_wrong_with_the_configuration_is_told_at_once() {
+fn all_configuration_errors_are_reported_at_once() {
     let temp = tempfile::tempdir().unwrap();
     let mut up = program(temp.path(), &["up"]);
     up.env("SQLALCHEMY_DATABASE_URI", "mysql://ada:hunter2@db/x").env("DEPLOYER_ACCESS", "everyone");
@@ -37,7 +37,7 @@ fn everything_that_is_wrong_with_the_configuration_is_told_at_once() {
 }
 
 #[test]
-fn a_secret_file_that_is_not_there_is_named() {
+fn a_missing_secret_file_is_named() {
     let temp = tempfile::tempdir().unwrap();
     let mut up = program(temp.path(), &["up"]);
     up.env("DEPLOYER_JWT_KEY_FILE", "/nonexistent/key.pem");
@@ -65,7 +65,7 @@ fn the_development_issuer_does_not_serve_the_network() {
 }
 
 #[test]
-fn a_database_that_cannot_be_is_named() {
+fn a_database_that_cannot_be_opened_is_named() {
     let temp = tempfile::tempdir().unwrap();
     for line in [["migrate"].as_slice(), &["up", "--dev", "--listen", "127.0.0.1:0"]] {
         let mut command = program(temp.path(), line);
@@ -77,7 +77,7 @@ fn a_database_that_cannot_be_is_named() {
 }
 
 #[test]
-fn a_manifest_or_a_component_that_is_not_there_is_named() {
+fn a_missing_manifest_is_named() {
     let temp = tempfile::tempdir().unwrap();
     let line = ["up", "--dev", "--listen", "127.0.0.1:0", "--manifest", "elsewhere/spin.toml"];
     let (code, told) = told(&program(temp.path(), &line).output().unwrap());

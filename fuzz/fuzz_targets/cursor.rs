@@ -1,4 +1,4 @@
-//! Fuzzes what [`renga_properties::cursor`] states.
+//! Fuzzes the properties of [`renga_properties::cursor`].
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| renga_properties::cursor::hold(input));

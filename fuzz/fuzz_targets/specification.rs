@@ -1,4 +1,4 @@
-//! Fuzzes what [`renga_properties::specification`] states.
+//! Fuzzes the properties of [`renga_properties::specification`].
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| renga_properties::specification::hold(input));

@@ -1,4 +1,4 @@
-//! Fuzzes what [`renga_properties::token`] states.
+//! Fuzzes the properties of [`renga_properties::token`].
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| renga_properties::token::hold(input));

@@ -1,8 +1,8 @@
-//! `allowed_outbound_hosts`: what a component may connect to, in Spin's syntax.
+//! `allowed_outbound_hosts`: the hosts that a component may connect to, in Spin's syntax.
 //!
-//! An entry is `scheme://host[:port]`. The scheme is a word or `*`; the host a name, an address, a network
-//! (`10.0.0.0/8`), `*.suffix` or `*`; the port a number, a range `1000..2000` without its end, or `*`, and may be left
-//! out where the scheme has a usual one. Anything else is refused when the host is loaded.
+//! An entry is `scheme://host[:port]`. The scheme is a word or `*`. The host is a name, an address, a network
+//! (`10.0.0.0/8`), `*.suffix` or `*`. The port is a number, a range `1000..2000` without its end, or `*`; it is
+//! optional if the scheme has a default port. Any other entry is rejected when the host is loaded.
 
 use std::net::IpAddr;
 use std::ops::Range;
@@ -14,7 +14,7 @@ pub(crate) struct AllowedHosts(Vec<Entry>);
 
 #[derive(Debug, Clone, PartialEq)]
 struct Entry {
-    /// `None` is any.
+    /// `None` means any scheme.
     scheme: Option<String>,
     host: HostPattern,
     ports: Ports,
@@ -23,7 +23,7 @@ struct Entry {
 #[derive(Debug, Clone, PartialEq)]
 enum HostPattern {
     Any,
-    /// With its leading dot.
+    /// The suffix, with its leading dot.
     Subdomain(String),
     Name(String),
     Network {
@@ -39,7 +39,7 @@ enum Ports {
 }
 
 impl AllowedHosts {
-    /// Takes entries whose variables are filled in; the error names the entry and what is wrong with it.
+    /// Parses entries whose variables are resolved. The error has the entry and what is wrong with it.
     pub(crate) fn parse(entries: impl IntoIterator<Item = String>) -> Result<Self, (String, String)> {
         entries.into_iter().map(|text| text.parse().map_err(|why| (text, why))).collect::<Result<_, _>>().map(Self)
     }
@@ -66,7 +66,7 @@ impl FromStr for Entry {
         if scheme != "*" && !scheme.chars().all(char::is_alphabetic) {
             return Err(format!("the scheme {scheme:?} must be a word or *"));
         }
-        // An address of IPv6 has colons of its own: in brackets, or alone without a port.
+        // An IPv6 address has colons of its own: it is in brackets, or is alone without a port.
         let (host, port) = match rest.rsplit_once(':') {
             Some((host, port)) if !port.ends_with(']') && rest.parse::<IpAddr>().is_err() => {
                 (host, port.trim_end_matches('/'))
@@ -153,7 +153,7 @@ impl Ports {
     }
 }
 
-/// The ports that Spin fills in.
+/// Returns the default port of a scheme, as in Spin.
 fn usual_port(scheme: &str) -> Option<u16> {
     Some(match scheme {
         "postgres" => 5432,
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_allows_what_it_says_and_nothing_else() {
+    fn an_entry_allows_only_what_it_names() {
         assert!(allows("https://example.com", "https", "Example.com", 443));
         assert!(!allows("https://example.com", "https", "example.com", 8443));
         assert!(!allows("https://example.com", "http", "example.com", 443));
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_an_entry_is_refused_with_the_reason() {
+    fn an_invalid_entry_is_rejected_with_the_reason() {
         for (entry, reason) in [
             ("*", "scheme://host"),
             ("example.com", "scheme://host"),

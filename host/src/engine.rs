@@ -1,7 +1,7 @@
-//! wasmtime's engine: how components are compiled, kept on disk, limited and interrupted.
+//! wasmtime's engine: compilation of components, cache of compiled code, limits and interruption.
 //!
-//! Compiled code is kept by wasmtime's own cache. Its key is made of the WebAssembly bytes, the version of wasmtime and
-//! every setting that the code depends on: code of another component, compiler or setting is never found.
+//! wasmtime's own cache keeps the compiled code on disk. Its key includes the WebAssembly bytes, the version of
+//! wasmtime and every setting that affects the code, so a hit always fits.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use wasmtime::{Cache, CacheConfig, Config, Engine, InstanceAllocationStrategy, P
 use crate::error::HostError;
 use crate::settings::Limits;
 
-/// How often a computing instance lets others have its thread.
+/// The interval after which a computing instance yields its thread.
 pub(crate) const TICK: Duration = Duration::from_millis(20);
 
 pub(crate) fn build(cache_dir: &Path, limits: &Limits) -> Result<Engine, HostError> {
@@ -36,8 +36,8 @@ pub(crate) fn build(cache_dir: &Path, limits: &Limits) -> Result<Engine, HostErr
         })
 }
 
-/// Slots for instances: address space is reserved for all of them, memory is used by those that live. A slot that was
-/// used keeps a little memory, so that the next instance in it starts without page faults.
+/// Returns the settings for instance slots. Address space is reserved for all slots; only live instances use memory. A
+/// used slot keeps a little memory, so that its next instance starts without page faults.
 fn pooling(limits: &Limits) -> PoolingAllocationConfig {
     let mut pool = PoolingAllocationConfig::default();
     pool.total_component_instances(limits.instances)
@@ -52,8 +52,8 @@ fn pooling(limits: &Limits) -> PoolingAllocationConfig {
     pool
 }
 
-/// Moves the engine's epoch on while instances live: each tick makes a computing instance yield. Without instances the
-/// thread sleeps, and an idle host uses no processor.
+/// Increments the engine's epoch while instances are live: each tick makes a computing instance yield. Without
+/// instances the thread sleeps, so an idle host uses no processor time.
 #[derive(Clone)]
 pub(crate) struct Ticker(Arc<Ticking>);
 
@@ -62,7 +62,7 @@ struct Ticking {
     thread: Thread,
 }
 
-/// One living instance.
+/// Counts one live instance until it is dropped.
 pub(crate) struct Ticked(Ticker);
 
 impl Ticker {
@@ -84,7 +84,7 @@ impl Ticker {
             }
         })?;
         let ticking = Arc::new(Ticking { instances: AtomicUsize::new(0), thread: thread.thread().clone() });
-        // The thread waits for exactly this message.
+        // The thread waits for this message, so sending cannot fail.
         _ = to.send(Arc::downgrade(&ticking));
         Ok(Self(ticking))
     }

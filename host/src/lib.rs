@@ -1,14 +1,14 @@
 //! Runs Spin components in one native process by embedding wasmtime.
 //!
-//! In production the components run on Spin; this crate runs the same bytes from the same `spin.toml` and
-//! `runtime-config.toml` on a laptop and in the tests. It is not a second Spin: it provides the interfaces that a
-//! component imports and that are named below, and refuses to start with any other.
+//! In production the components run on Spin. This crate runs the same bytes from the same `spin.toml` and
+//! `runtime-config.toml` on a laptop and in the tests. It is not a second Spin: it provides only the interfaces that
+//! the components import, named below, and refuses to start a component that imports another.
 //!
 //! Obligations:
-//! - A component sees nothing here that Spin lacks, and what it sees behaves as under Spin; where this host does it
-//!   differently underneath (pooled connections, group commit), no component can tell.
-//! - A component that traps, loops or hoards memory ends one instance of its own and nothing else.
-//! - Everything that is wrong with the manifest, the configuration or a component is said at [`Host::load`], with the
+//! - A component gets nothing here that Spin lacks, and everything behaves as under Spin. Where the implementation
+//!   differs (pooled connections, group commit), a component cannot detect it.
+//! - A component that traps, loops or uses too much memory ends one of its own instances and nothing else.
+//! - [`Host::load`] reports everything that is wrong with the manifest, the configuration or a component, with the
 //!   thing, its value and the cure. Nothing internal ever reaches an HTTP client.
 //!
 //! One file per capability: [`variables`], `sqlite`, `postgres`, `outbound_http`. `engine` makes wasmtime's engine,

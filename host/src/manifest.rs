@@ -1,7 +1,7 @@
-//! `spin.toml`, manifest version 2: which component answers which route, and what each may reach.
+//! `spin.toml`, manifest version 2: the routes of the components, and what each component may access.
 //!
-//! What this host does not do is refused by name, never skipped: a component that quietly lacked a file or a store
-//! would behave otherwise than under Spin.
+//! A feature that this host does not provide is rejected by name, never ignored, because a component without its file
+//! or store would behave differently than under Spin.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -20,7 +20,7 @@ pub struct Manifest {
     pub(crate) components: BTreeMap<String, Component>,
 }
 
-/// Why a manifest cannot be used. The text names the file, the entry and the cure.
+/// Why a manifest cannot be used. The message names the file, the entry and the cure.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {problem}", path.display())]
 pub struct ManifestError {
@@ -28,14 +28,14 @@ pub struct ManifestError {
     problem: String,
 }
 
-/// An application variable: what `[variables]` says of it.
+/// An application variable: an entry of `[variables]`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Variable {
     pub default: Option<String>,
     #[serde(default)]
     pub required: bool,
-    /// Whether it may be shown; this host shows no values at all.
+    /// Whether the value is secret. Unused, because this host shows no values at all.
     #[serde(default, rename = "secret")]
     _secret: bool,
     #[serde(default, rename = "description")]
@@ -57,12 +57,12 @@ pub(crate) struct Component {
 pub(crate) struct Route {
     pub path: RoutePath,
     pub component: String,
-    /// The route as it is written, and without its wildcard, for the headers that tell a component of it.
+    /// The route as written, and without its wildcard, for the request headers that give it to the component.
     pub matched: HeaderValue,
     pub prefix: HeaderValue,
 }
 
-/// What a route matches: one path, or a path and everything under it.
+/// The pattern of a route: one path, or a path and everything under it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum RoutePath {
     Exact(String),
@@ -87,7 +87,8 @@ impl RoutePath {
         }
     }
 
-    /// What the wildcard stands for, or an empty text for an exact match; `None` if the path does not match.
+    /// Returns the part that the wildcard matches, or an empty string for an exact match; `None` if the path does not
+    /// match.
     fn trailing<'p>(&self, path: &'p str) -> Option<&'p str> {
         match self {
             Self::Exact(exact) => (trim_slash(path) == exact).then_some(""),
@@ -109,17 +110,17 @@ impl fmt::Display for RoutePath {
     }
 }
 
-/// `/a/` and `/a` are one path to Spin's router.
+/// Spin's router treats `/a/` and `/a` as one path.
 fn trim_slash(path: &str) -> &str {
     path.strip_suffix('/').unwrap_or(path)
 }
 
 impl Manifest {
-    /// Reads and checks the manifest at `path`; sources of components are looked for relative to it.
+    /// Reads and checks the manifest at `path`. Sources of components are relative to it.
     ///
     /// # Errors
-    /// If the file cannot be read or is not a manifest, if it asks for something that this host does not provide, or
-    /// if the WebAssembly file of a component has not been built.
+    /// Fails if the file cannot be read or is not a manifest, if it needs a feature that this host does not provide, or
+    /// if the WebAssembly file of a component does not exist.
     pub fn load(path: &Path) -> Result<Self, ManifestError> {
         let fail = |problem: String| ManifestError { path: path.to_owned(), problem };
         let text =
@@ -189,7 +190,7 @@ impl Manifest {
         Ok(Self { variables: file.variables, routes, components })
     }
 
-    /// The route that answers `path`, and what its wildcard stands for.
+    /// Returns the route that matches `path`, and the part that its wildcard matches.
     pub(crate) fn route<'m, 'p>(&'m self, path: &'p str) -> Option<(&'m Route, &'p str)> {
         self.routes.iter().find_map(|route| Some((route, route.path.trailing(path)?)))
     }
@@ -207,7 +208,7 @@ struct File {
     component: BTreeMap<String, ComponentEntry>,
 }
 
-/// Names and notes about the application: nothing here changes what runs.
+/// Name and description of the application. No field changes what runs.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Application {
@@ -250,7 +251,7 @@ struct ComponentEntry {
     _build: toml::Table,
     #[serde(default, rename = "tool")]
     _tool: toml::Table,
-    // Known to Spin and not provided here: read only to be refused with a better word than "unknown field".
+    // Provided by Spin but not by this host. Parsed only to give a better error than "unknown field".
     #[serde(default)]
     files: Vec<toml::Value>,
     #[serde(default)]

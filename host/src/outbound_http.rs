@@ -9,11 +9,11 @@ use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks, default
 
 use crate::allowed_hosts::AllowedHosts;
 
-/// How long a server may take to accept a connection, unless the component asks for less: a server that is down must
-/// not hold a request until its own limit.
+/// The maximum connect timeout. A component may request less. It keeps a server that is down from blocking a request
+/// until the request's own limit.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The gate between a component's requests and the network.
+/// Checks a component's requests before they reach the network.
 pub(crate) struct Gate {
     pub allowed: Arc<AllowedHosts>,
 }

@@ -1,26 +1,26 @@
-//! What a client gets when the component could not answer: `application/problem+json` (RFC 9457), nothing internal.
+//! Responses for requests that the component could not answer: `application/problem+json` (RFC 9457), nothing internal.
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use wasmtime_wasi_http::WasiBody;
 
-/// A problem that the host itself answers with.
+/// A problem response of the host itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Problem {
     /// The component ended before it answered.
     Failed,
-    /// The component took longer than it may.
+    /// The component exceeded its time limit.
     TimedOut,
-    /// No instance could be had in time.
+    /// No instance was free in time.
     Busy,
     /// As many answers are open as may be.
     TooManyStreams,
     /// No route matches.
     NotFound,
-    /// The request's body ended before its end, or did not arrive in time.
+    /// The request's body is incomplete, or did not arrive in time.
     BodyEnded,
-    /// The request's `Host` is missing or is not a host.
+    /// The request's `Host` is missing or is not a valid host.
     BadHost,
 }
 

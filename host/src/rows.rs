@@ -1,7 +1,7 @@
-//! Hands the rows of a query to a component as a component-model stream, and its end as a future.
+//! Passes the rows of a query to a component as a component-model stream, and the outcome as a future.
 //!
-//! What is already there goes over in one piece; what is still being read comes in chunks, and a component that reads
-//! slowly holds the query back instead of filling memory.
+//! Rows that are complete are passed at once. Others are passed in chunks as they are read, so a component that reads
+//! slowly delays the query instead of filling memory.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -11,22 +11,22 @@ use tokio::sync::{mpsc, oneshot};
 use wasmtime::StoreContextMut;
 use wasmtime::component::{Destination, StreamProducer, StreamResult, VecBuffer};
 
-/// The most that the host collects for a component in one piece, as in Spin.
+/// The maximum size in bytes of a result that the host collects before passing it on, as in Spin.
 pub(crate) const MAX_RESULT_BYTES: usize = 128 << 20;
-/// What travels to a component at a time when a result is long.
+/// The size of one chunk of a long result.
 pub(crate) const CHUNK_ROWS: usize = 256;
 pub(crate) const CHUNK_BYTES: usize = 64 << 10;
-/// Chunks that wait for a component.
+/// The maximum number of chunks that are queued for a component.
 pub(crate) const CHUNKS: usize = 4;
 
-/// How a result ends, known now or when its last row is read.
+/// The outcome of a query: known now, or after its last row is read.
 pub(crate) enum End<E> {
     Known(Result<(), E>),
     Later(oneshot::Receiver<Result<(), E>>),
 }
 
 impl<E> End<E> {
-    /// The end, or what `interrupted` says if whoever read the rows is gone.
+    /// Returns the outcome, or `interrupted()` if the task that reads the rows is gone.
     pub(crate) async fn wait(self, interrupted: impl FnOnce() -> E) -> wasmtime::Result<Result<(), E>> {
         Ok(match self {
             Self::Known(end) => end,

@@ -1,7 +1,7 @@
-//! `runtime-config.toml`, as Spin reads it: where the values of variables come from and where databases are.
+//! `runtime-config.toml`, as Spin reads it: where variables get their values, and where the databases are.
 //!
-//! The same file serves `spin up --runtime-config-file` and this host, so that there is one mapping of names. Providers
-//! and databases of other kinds than here are refused by name.
+//! `spin up --runtime-config-file` and this host use the same file, so names are mapped in one place only. Providers
+//! and databases of other kinds are rejected by name.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use crate::manifest::Manifest;
 
-/// What Spin's environment provider uses when it is given no prefix; it always comes last.
+/// The prefix of Spin's environment provider if none is configured. It is always tried last.
 const DEFAULT_PREFIX: &str = "SPIN_VARIABLE";
 
 /// A parsed `runtime-config.toml`.
@@ -53,20 +53,20 @@ impl RuntimeConfig {
     /// Reads the file at `path`.
     ///
     /// # Errors
-    /// If it cannot be read, or has anything that this host does not do as Spin does it.
+    /// Fails if the file cannot be read, or has a setting that this host does not support as Spin does.
     pub fn load(path: &Path) -> Result<Self, RuntimeConfigError> {
         let fail = |problem: String| RuntimeConfigError { path: path.to_owned(), problem };
         let text = std::fs::read_to_string(path).map_err(|error| fail(format!("the file cannot be read: {error}")))?;
         text.parse().map_err(fail)
     }
 
-    /// The files of the SQLite databases by label. Relative paths start at the working directory, as in Spin.
+    /// Returns the files of the SQLite databases by label. Relative paths start at the working directory, as in Spin.
     #[must_use]
     pub fn sqlite(&self) -> &BTreeMap<String, PathBuf> {
         &self.sqlite
     }
 
-    /// The names under which the environment may hold a variable, in the order in which they are asked.
+    /// Returns the names of the environment variables that may hold `variable`, in the order of look-up.
     pub fn environment_names(&self, variable: &str) -> impl Iterator<Item = String> {
         let name = variable.to_ascii_uppercase();
         self.prefixes.iter().map(String::as_str).chain([DEFAULT_PREFIX]).map(move |prefix| format!("{prefix}_{name}"))
@@ -89,8 +89,8 @@ impl std::str::FromStr for RuntimeConfig {
     }
 }
 
-/// The values that the environment has for the manifest's variables, found as Spin finds them: each provider in turn,
-/// first match wins. Variables that nobody sets are left out, and their defaults hold.
+/// Returns the values of the manifest's variables from the environment. As in Spin, each provider is tried in turn and
+/// the first match wins. Variables without a value are left out, so their defaults apply.
 pub fn variables_from_env(
     manifest: &Manifest,
     providers: &RuntimeConfig,

@@ -1,8 +1,9 @@
-//! HTTP/1.1 in front of the components: connections, routes, and the stop.
+//! HTTP/1.1 in front of the components: connections, routes, and shutdown.
 //!
-//! Obligations: a chunk is on the wire as soon as the component wrote it; nobody can hold a connection with half a
-//! head, a body that stands still or an answer that it does not read; those who send slowly do not hold the instances
-//! that others need; a client that leaves takes its answer's stream with it; on a stop, what is in flight gets its time.
+//! Obligations: a chunk is sent as soon as the component wrote it; a client cannot hold a connection with an incomplete
+//! head, a stalled body or a response that it does not read; slow uploads do not take the instances that other requests
+//! need; if a client disconnects, the stream of its response is dropped; on shutdown, requests in flight get time to
+//! end.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -42,7 +43,7 @@ use crate::sqlite::Databases;
 use crate::streams::Streams;
 use crate::variables::{self, Variables};
 
-/// After the system refused a connection for want of something, such as open files.
+/// The pause after the system refused a connection for lack of a resource, such as open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// An application, compiled and ready to be served.
@@ -57,11 +58,12 @@ pub struct Host {
 }
 
 impl Host {
-    /// Compiles the application's components, or takes them from the cache, and checks all they ask for.
+    /// Compiles the application's components, or loads them from the cache, and checks their manifest entries and
+    /// imports.
     ///
     /// # Errors
-    /// If a variable has no value, a component cannot be compiled or imports what is not provided, a database's file
-    /// cannot be opened, or the cache folder cannot be written.
+    /// Fails if a variable has no value, a component cannot be compiled or imports an interface that is not provided, a
+    /// database's file cannot be opened, or the cache folder cannot be written.
     pub async fn load(manifest: &Manifest, settings: Settings) -> Result<Self, HostError> {
         let manifest = manifest.clone();
         let load = move || Self::load_blocking(manifest, settings);
@@ -99,11 +101,11 @@ impl Host {
         Ok(Self { manifest, pools, requests, uploads, streams, limits, stopped })
     }
 
-    /// Serves until `shutdown` resolves, then stops gracefully: no new connections, and what is in flight gets
-    /// [`Limits::graceful_stop`].
+    /// Serves until `shutdown` resolves, then stops gracefully: accepts no new connections, and gives requests in
+    /// flight [`Limits::graceful_stop`] to end.
     ///
     /// # Errors
-    /// If the socket stops accepting for good.
+    /// Fails if the socket can permanently accept no more connections.
     pub async fn serve(
         self: Arc<Self>,
         listener: TcpListener,
@@ -224,8 +226,8 @@ impl Host {
     }
 }
 
-/// How many bodies may be on their way into instances: a quarter of all that instances take, so that whoever sends as many
-/// as he can, and slowly, keeps nobody out but others who send as much.
+/// Returns the number of bodies that may be streamed into instances at once: a quarter of the requests that all
+/// instances take. A client that sends as many slow bodies as possible then blocks only other large bodies.
 fn uploads(limits: &Limits) -> usize {
     let instances = usize::try_from(limits.instances).unwrap_or(usize::MAX);
     (instances.saturating_mul(limits.requests_per_instance) / 4).clamp(1, limits.requests.max(1))
@@ -254,7 +256,8 @@ fn check_databases(manifest: &Manifest, databases: &Databases) -> Result<(), Hos
     Ok(())
 }
 
-/// Whether accepting will never work again; everything else passes, like a connection that was reset meanwhile.
+/// Whether accepting has failed permanently. All other errors are temporary, such as a connection that was reset
+/// meanwhile.
 fn is_final(error: &std::io::Error) -> bool {
     use std::io::ErrorKind;
 
@@ -262,23 +265,23 @@ fn is_final(error: &std::io::Error) -> bool {
 }
 
 fn set_options(stream: &TcpStream, silence: Duration) -> std::io::Result<()> {
-    // Head and body leave as two writes: without this, the second waits for the client's acknowledgement.
+    // Head and body are sent as two writes. Without this option, the second waits for the client's acknowledgement.
     stream.set_nodelay(true)?;
-    // A client that vanished without a word, or does not read, would hold what it follows for ever.
+    // Otherwise a client that disappeared silently, or does not read, would hold its response stream for ever.
     let socket = SockRef::from(stream);
     socket.set_tcp_user_timeout(Some(silence))?;
-    // Whole seconds, and not none, is all that the system takes.
+    // The system accepts only whole seconds, at least one.
     let pause = (silence / 2).max(Duration::from_secs(1));
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(pause).with_interval(pause))
 }
 
-/// Who is asked (RFC 9112, section 3.2): exactly one `Host` says so, unless the target itself does. With two, whoever is
-/// in front of us may have looked at the other.
+/// Returns the authority of the request (RFC 9112, section 3.2): that of the target, or else the only `Host` header.
+/// Two `Host` headers are rejected, because a proxy in front of this host may have used the other one.
 fn authority(head: &request::Parts) -> Option<Authority> {
     let mut hosts = head.headers.get_all(header::HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
         (Some(host), None) => Authority::try_from(host.as_bytes()).ok()?,
-        // A client that speaks HTTP/1.0, as many a load balancer's probe does, need not say it.
+        // HTTP/1.0 clients, such as the probes of many load balancers, need not send it.
         (None, _) if head.version == Version::HTTP_10 => Authority::from_static("localhost"),
         _ => return None,
     };
@@ -287,7 +290,7 @@ fn authority(head: &request::Parts) -> Option<Authority> {
     good.then(|| target.cloned().unwrap_or(host))
 }
 
-/// Whether there is nobody's name in it, and its port, if it has one, is a port.
+/// Whether the authority has no user info, and its port, if any, is valid.
 fn names_a_host(authority: &Authority) -> bool {
     match authority.as_str().strip_prefix(authority.host()) {
         Some("" | ":") => true,
@@ -296,7 +299,7 @@ fn names_a_host(authority: &Authority) -> bool {
     }
 }
 
-/// The headers that Spin adds to each request; what a client sends under their names is replaced.
+/// Sets the headers that Spin adds to each request. Headers of the same names from the client are replaced.
 fn spin_headers(
     headers: &mut http::HeaderMap,
     route: &Route,
@@ -323,7 +326,7 @@ fn spin_headers(
     set("spin-client-addr", Some(client));
 }
 
-/// A request's body that gives up when nothing arrives for a while.
+/// A request body that fails if no data arrives for `limit`.
 struct Patient {
     body: Incoming,
     limit: Duration,
@@ -346,7 +349,7 @@ impl Body for Patient {
             }
             return Poll::Ready(frame.map(|frame| frame.map_err(Error::from)));
         }
-        // The clock runs while the component waits for the client, not while the client waits for the component.
+        // The timer runs only while the component waits for the client, not while the client waits for the component.
         if !std::mem::replace(&mut this.waiting, true) {
             this.sleep.as_mut().reset(Instant::now() + this.limit);
         }

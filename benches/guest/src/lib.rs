@@ -1,7 +1,8 @@
-//! A component for the benchmarks: the API's `GET` of a context, out of the API's own modules.
+//! A component for the benchmarks: the API's `GET` of a context, built from the API's own modules.
 //!
-//! It answers what the API cannot be asked, since there is no way around verification in it: what the same request costs
-//! without a token, whether a token had to be verified, and how long that takes. It is no part of the product.
+//! The API cannot give these figures, because its verification cannot be bypassed: the cost of the same request without
+//! a token, whether a token had to be verified, and how long a verification takes. This component is not part of the
+//! product.
 #![allow(dead_code, reason = "of the API's modules only a part is used")]
 
 #[path = "../../../functions/api/src/ambient.rs"]
@@ -37,11 +38,11 @@ use serde_json::json;
 use spin_sdk::wasip3;
 use spin_sdk::wasip3::http::types::{self, ErrorCode, Response};
 
-/// Says of a request whether its token had to be verified.
+/// The response header that tells whether the token had to be verified.
 const TOKEN: HeaderName = HeaderName::from_static("bench-token");
-/// A token that is remembered is found sooner than this, and none is verified as soon.
+/// The limit between a cache hit and a verification: a hit takes less, a verification more.
 const LOOKED_UP: Duration = Duration::from_micros(60);
-/// How often a token is verified for one figure.
+/// The number of verifications per figure.
 const ROUNDS: u32 = 100;
 
 struct Guest;
@@ -77,7 +78,7 @@ async fn answer(request: types::Request) -> Result<Answer, Problem> {
     }
 }
 
-/// Whether the token was remembered, told by the time that it takes to know who shows it.
+/// Whether the token was in the cache, judged by the time of the look-up.
 async fn looked_up(asked: &Asked<'_>) -> Result<bool, Problem> {
     let Authority::Keys(tokens) = &asked.instance.authority else { return Err(Problem::not_found()) };
     let headers = asked.header(header::AUTHORIZATION.as_str());
@@ -87,7 +88,7 @@ async fn looked_up(asked: &Asked<'_>) -> Result<bool, Problem> {
     Ok(ambient::now().since(begin) < LOOKED_UP)
 }
 
-/// Whether the token is good by the configured key, and how long it takes to find out, in microseconds.
+/// Returns whether the configured key verifies the token, and the time of one verification, in microseconds.
 fn verifying(asked: &Asked<'_>) -> Result<(bool, f64), Problem> {
     let config = &asked.instance.config;
     let Some(key) = config.key.clone() else { return Err(Problem::not_found()) };

@@ -1,4 +1,4 @@
-//! The API's look at tokens, and the lack of one.
+//! The API's token check, which can be bypassed.
 
 use renga_database::SpinDatabase;
 use renga_shared::api::Problem;
@@ -10,9 +10,9 @@ mod verified;
 
 pub(crate) use verified::Keys;
 
-/// Begins what is taken at its word.
+/// The prefix of tokens that are accepted without verification.
 const UNVERIFIED: &str = "unverified.";
-/// Whom everything belongs to in the benchmarks.
+/// The owner of all objects in the benchmarks.
 const OWNER: &str = "bench";
 
 pub(crate) struct Tokens(verified::Tokens);

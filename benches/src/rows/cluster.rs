@@ -28,10 +28,10 @@ const WATCHED: Duration = Duration::from_secs(20);
 const OURS: &str = "executions";
 const RAW: &str = "raw";
 const RAW_SUSPENDED: &str = "raw-suspended";
-/// How many Jobs are made and then let run: enough to know the rate.
+/// Number of Jobs that are created suspended and then resumed. It is enough for a stable rate.
 const SUSPENDED: usize = 2_000;
 
-/// 5,000 executions, the same Jobs sent raw, and 10,000 that nothing happens to.
+/// Measures 5,000 executions, the same Jobs sent raw, and 10,000 executions without any changes.
 pub(super) async fn at_scale() -> Result<Vec<Row>> {
     let cluster = Cluster::start_without_node().await?;
     let client = connect(&cluster).await?;
@@ -153,13 +153,14 @@ async fn until(database: &Database, phases: &[&str]) -> Result<()> {
     }
 }
 
-/// Sends `count` Jobs like ours to `namespace`, under other names; to [`RAW_SUSPENDED`] as we do, in two calls. How long that
-/// takes. It returns when their pods run, so that they are not in the way of what is measured next.
+/// Sends `count` Jobs like the deployer's to `namespace`, under other names, and returns the time it took. For
+/// [`RAW_SUSPENDED`], each Job takes two calls, as in the deployer. Returns only when the pods run, so that they do not
+/// disturb the next measurement.
 async fn raw(client: &Client, namespace: &str, count: usize) -> Result<Duration> {
     let ours: Api<Job> = Api::namespaced(client.clone(), OURS);
     let found = ours.list(&ListParams::default().limit(1)).await?;
     let mut like = found.items.into_iter().next().context("there is no Job of ours")?;
-    // As it was sent: without what the server and its controllers added.
+    // The Job as it was sent: without the fields that the server and its controllers added.
     like.status = None;
     like.metadata = ObjectMeta { labels: like.metadata.labels, ..ObjectMeta::default() };
     let suspended = namespace == RAW_SUSPENDED;
@@ -198,7 +199,7 @@ async fn raw(client: &Client, namespace: &str, count: usize) -> Result<Duration>
     Ok(took)
 }
 
-/// How often the API server was asked what only the deployer asks: the controllers change statuses and make pods.
+/// Numbers of requests to the API server that only the deployer makes: the controllers change statuses and create pods.
 struct Calls(BTreeMap<(String, String), u64>);
 
 impl Calls {
@@ -217,7 +218,7 @@ impl Calls {
             };
             let what = if part.is_empty() { resource } else { format!("{resource}/{part}") };
             let count = line.rsplit_once(' ').and_then(|(_, count)| count.parse::<f64>().ok()).unwrap_or_default();
-            // A counter of whole calls.
+            // The counter counts whole calls.
             *calls.entry((verb, what)).or_default() += count as u64;
         }
         Ok(Self(calls))
@@ -235,12 +236,12 @@ impl Calls {
         self.0.get(&(verb.to_owned(), what.to_owned())).copied().unwrap_or_default()
     }
 
-    /// Jobs made and changed; no controller does either.
+    /// Returns the number of Jobs created, changed and deleted. No controller does any of these.
     fn written(&self) -> u64 {
         self.count("POST", "jobs") + self.count("PATCH", "jobs") + self.count("DELETE", "jobs")
     }
 
-    /// Jobs, pods and events read otherwise than by a watch.
+    /// Returns the number of reads of Jobs, pods, services, secrets and events, without watches.
     fn read(&self) -> u64 {
         let read = |(verb, what): &(String, String)| {
             matches!(verb.as_str(), "GET" | "LIST")

@@ -1,4 +1,4 @@
-//! What it costs to be there: starts, memory, and the processor's time when nothing happens.
+//! The cost of an idle program: start-up time, memory, and processor time.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -21,10 +21,10 @@ const REST: Duration = Duration::from_secs(5);
 const LIVE: i64 = 10_000;
 const WATCHED: Duration = Duration::from_secs(20);
 
-/// From the start of `renga-deployer up` to its first answer, on a database that is there.
+/// Measures the time from the start of `renga-deployer up` to its first response, on an existing database.
 pub(super) async fn start() -> Result<Vec<Row>> {
     let surroundings = Surroundings::sqlite()?;
-    // Migrates, and compiles the components unless they are in the cache.
+    // This start migrates the database, and compiles the components unless they are cached.
     let first = surroundings.deployer().await?;
     first.ready().await?;
     first.stop().await?;
@@ -39,7 +39,7 @@ pub(super) async fn start() -> Result<Vec<Row>> {
     Ok(vec![Row::new("process start to first answer, ms", median(ours), Some(median(native)), Bar::Below(500.0), note)])
 }
 
-/// Resident memory when nothing is asked, soon after the start and after load.
+/// Measures the resident memory without requests, soon after the start and after load.
 pub(super) async fn memory() -> Result<Vec<Row>> {
     let surroundings = Surroundings::sqlite()?;
     let deployer = surroundings.deployer().await?;
@@ -55,10 +55,10 @@ pub(super) async fn memory() -> Result<Vec<Row>> {
     ])
 }
 
-/// A request that is answered by a new instance, beside one that is answered by one that was used before.
+/// Measures a request to a new instance, beside one to an instance that was used before.
 pub(super) async fn instance() -> Result<Vec<Row>> {
     let surroundings = Surroundings::sqlite()?;
-    // Migrates.
+    // This start migrates the database.
     let deployer = surroundings.deployer().await?;
     let path = format!("/v1/contexts/{}", deployer.ready().await?.context(specification()).await?);
     deployer.stop().await?;
@@ -69,7 +69,7 @@ pub(super) async fn instance() -> Result<Vec<Row>> {
         ..Limits::default()
     };
     let (new, used) = (serve(&surroundings, once).await?, serve(&surroundings, Limits::default()).await?);
-    // One after the other: instances that are made at the same time would wait for each other's processor.
+    // On one connection: instances that start at the same time would compete for the processor.
     let hello = |base: &str| Load::get(format!("{base}/version")).connections(1);
     let (cold, warm) = side_by_side(&hello(&new), &hello(&used)).await?;
     let read = |base: &str| Load::get(format!("{base}{path}")).token(&surroundings.token).connections(1);
@@ -92,7 +92,7 @@ pub(super) async fn instance() -> Result<Vec<Row>> {
     ])
 }
 
-/// Serves the components in this process, with these limits, until it ends; returns where.
+/// Serves the components in this process, with these limits, until it ends. Returns the base URL.
 async fn serve(surroundings: &Surroundings, limits: Limits) -> Result<String> {
     let manifest = Manifest::load(&workspace().join("spin.toml"))?;
     let runtime = RuntimeConfig::load(&workspace().join("runtime-config.toml"))?;
@@ -114,7 +114,7 @@ async fn serve(surroundings: &Surroundings, limits: Limits) -> Result<String> {
     Ok(base)
 }
 
-/// The processor's time that ten thousand live executions take when nothing about them changes.
+/// Measures the processor time for ten thousand live executions that do not change.
 pub(super) async fn idle() -> Result<Vec<Row>> {
     let surroundings = Surroundings::sqlite()?;
     let deployer = surroundings.deployer().await?;

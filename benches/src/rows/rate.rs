@@ -1,4 +1,4 @@
-//! What a flood of bad tokens costs those who have good ones.
+//! The effect of a flood of invalid tokens on callers with valid ones.
 
 use std::time::{Duration, Instant};
 
@@ -17,30 +17,30 @@ use crate::load::{Load, ROUNDS, SECONDS, median, middle};
 use crate::process::{OWNER, Surroundings};
 use crate::report::{Bar, Row, short};
 
-/// How many bad tokens are shown in a second.
+/// Number of invalid tokens sent per second.
 const RATE: u32 = 500;
-/// How many of them may wait for their answers: a server that falls behind is not asked ever more.
+/// Maximum number of them without a response, so that a slow server does not get ever more requests.
 const WAITING: usize = 256;
-/// How many good tokens that were never seen are shown beside them.
+/// Number of new valid tokens sent during the flood.
 const NEWCOMERS: u32 = 60;
 /// The time between two of these.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Good claims, and a signature of RSA that nobody made.
+/// Measures valid claims with a forged RSA signature.
 pub(super) async fn forged_rsa() -> Result<Vec<Row>> {
     let issuer = Issuer::rsa();
     let token = issuer.token(OWNER);
     beside(&issuer, "forged RS256", &token).await
 }
 
-/// Good claims, and a signature on P-256 that nobody made.
+/// Measures valid claims with a forged signature on P-256.
 pub(super) async fn forged_ec() -> Result<Vec<Row>> {
     let issuer = Issuer::new();
     let token = issuer.token(OWNER);
     beside(&issuer, "forged ES256", &token).await
 }
 
-/// Another issuer's tokens: what the misconfigured send.
+/// Measures tokens of another issuer, as a misconfigured client sends them.
 pub(super) async fn foreign() -> Result<Vec<Row>> {
     let issuer = Issuer::rsa();
     let claims = Issuer::claims(OWNER, json!({}), 3_600).with_issuer("http://other.test/realms/Other");
@@ -48,7 +48,8 @@ pub(super) async fn foreign() -> Result<Vec<Row>> {
     beside(&issuer, "foreign", &token).await
 }
 
-/// A good caller's GETs without and with a flood of tokens like `bad`, in turn; and how others fare who come new.
+/// Measures the GETs of a known caller without and with a flood of tokens like `bad`, in turn, and then the requests of
+/// new callers.
 async fn beside(issuer: &Issuer, kind: &str, bad: &str) -> Result<Vec<Row>> {
     let surroundings = Surroundings::sqlite_of(issuer)?.with("DEPLOYER_ACCESS", "shared");
     let deployer = surroundings.deployer().await?;
@@ -111,7 +112,8 @@ async fn beside(issuer: &Issuer, kind: &str, bad: &str) -> Result<Vec<Row>> {
     ])
 }
 
-/// How many in a hundred good tokens that were never seen are let in at once, and how long that takes, in milliseconds.
+/// Returns the percentage of new valid tokens that are accepted at the first attempt, and the median time of that, in
+/// milliseconds.
 async fn newcomers(client: &Client, path: &str, issuer: &Issuer) -> Result<(f64, f64)> {
     let mut took = Vec::new();
     for number in 0..NEWCOMERS {
@@ -127,7 +129,7 @@ async fn newcomers(client: &Client, path: &str, issuer: &Issuer) -> Result<(f64,
     Ok((100.0 * took.len() as f64 / f64::from(NEWCOMERS), median(took)))
 }
 
-/// What became of bad tokens, in a second.
+/// Numbers of invalid tokens per second, by the response.
 #[derive(Clone, Copy, Debug, Default)]
 struct Shown {
     refused: f64,
@@ -140,22 +142,22 @@ impl Shown {
     }
 }
 
-/// Shows bad tokens until it is stopped.
+/// A task that sends invalid tokens until it is stopped.
 struct Flood {
     stop: oneshot::Sender<()>,
     task: JoinHandle<Result<Shown>>,
 }
 
 impl Flood {
-    /// Tokens like `bad`, but for their signatures, which are of no other flood's.
+    /// Starts a flood of tokens like `bad`. Their signatures differ from those of every other flood.
     fn start(client: Client, path: String, bad: String, which: u32) -> Self {
         let (stop, stopped) = oneshot::channel();
         Self { stop, task: tokio::spawn(flood(client, path, bad, which, stopped)) }
     }
 
-    /// Stops it. What became of the tokens.
+    /// Stops the flood and returns the responses.
     async fn stop(self) -> Result<Shown> {
-        // It may have ended by itself; then its own error is what counts.
+        // The task may have ended by itself; then its own error is returned.
         let _ = self.stop.send(());
         self.task.await?
     }
@@ -193,11 +195,12 @@ async fn flood(
     Ok(Shown { refused: shown.refused / span, put_off: shown.put_off / span })
 }
 
-/// The same token with a signature that nobody made. It is looked at to its end, if the token was good.
+/// Returns the token with a forged signature. The verifier checks it completely if the token was valid.
 pub(super) fn forged(token: &str, which: u32, number: u32) -> Result<String> {
     let (message, signature) = token.rsplit_once('.').context("a token has a signature")?;
     let mut signature = vec![0x5a; BASE64_URL_SAFE_NO_PAD.decode(signature)?.len()];
-    // Numbers below any modulus of that size, and any order, with their largest byte first (RSA, ECDSA) or last (EdDSA).
+    // The values are below any modulus of that size and any group order: the most significant byte is the first (RSA,
+    // ECDSA) or the last (EdDSA).
     signature[0] = 0;
     signature[63] = 0;
     signature[8..12].copy_from_slice(&which.to_be_bytes());
@@ -205,7 +208,7 @@ pub(super) fn forged(token: &str, which: u32, number: u32) -> Result<String> {
     Ok(format!("{message}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature)))
 }
 
-/// Whether the token was refused for good; otherwise it may come again.
+/// Returns `true` if the token was rejected, `false` if it was rate-limited and may be sent again.
 async fn show(client: Client, path: String) -> Result<bool> {
     let answer = client.ask(Method::GET, &path).await?;
     if answer.status == 503 {
@@ -221,7 +224,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_two_bad_tokens_are_alike() {
+    fn all_forged_tokens_differ() {
         for issuer in [Issuer::new(), Issuer::ed25519()] {
             let token = issuer.token(OWNER);
             let tokens = [(0, 0), (0, 1), (1, 0), (1, 1)].map(|(which, number)| forged(&token, which, number).unwrap());

@@ -1,4 +1,4 @@
-//! Answers per second: a constant, a row, a list.
+//! Responses per second: a constant, a row, a list.
 
 use anyhow::Result;
 use renga_reconciler::clock::{Clock as _, SystemClock};
@@ -11,7 +11,7 @@ use crate::load::{Load, side_by_side};
 use crate::process::{OWNER, Surroundings};
 use crate::report::{Bar, Row, short};
 
-/// A constant from the component, through the host.
+/// Measures a constant from the component, through the host.
 pub(super) async fn constant() -> Result<Vec<Row>> {
     let surroundings = Surroundings::sqlite()?;
     let (deployer, hello) = (surroundings.deployer().await?, surroundings.yardstick("hello").await?);
@@ -22,7 +22,7 @@ pub(super) async fn constant() -> Result<Vec<Row>> {
     Ok(vec![Row::new("GET of a constant, /s", ours.per_second, Some(native.per_second), bar, note)])
 }
 
-/// A context, with a token.
+/// Measures a context, with a token.
 pub(super) async fn read() -> Result<Vec<Row>> {
     let surroundings = Surroundings::sqlite()?;
     let (deployer, rows) = (surroundings.deployer().await?, surroundings.yardstick("rows"));
@@ -49,7 +49,7 @@ pub(super) async fn read() -> Result<Vec<Row>> {
     ])
 }
 
-/// 100 contexts of few and of many.
+/// Measures lists of 100 contexts, with few and with many rows.
 pub(super) async fn list() -> Result<Vec<Row>> {
     const PATH: &str = "/v1/contexts?limit=100";
     let mut measured = Vec::new();
@@ -90,7 +90,8 @@ pub(super) async fn list() -> Result<Vec<Row>> {
     ])
 }
 
-/// Makes `count` contexts, a millisecond apart, the newest now. In one transaction: it is not what is measured.
+/// Inserts `count` contexts, created a millisecond apart, the newest now. One transaction, because the inserts are not
+/// measured.
 async fn seed(database: &Database, count: i64) -> Result<()> {
     let Database::Sqlite { write, .. } = database else { anyhow::bail!("contexts are made in SQLite only") };
     let (random, now) = (Random::from_seed(1), SystemClock.now());

@@ -1,4 +1,4 @@
-//! What it costs to know who asks: the first time, and after that.
+//! The cost of authentication: for a new token, and for a cached one.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
@@ -20,24 +20,24 @@ use crate::load::{Load, median, side_by_side};
 use crate::process::{Process, Surroundings, workspace};
 use crate::report::{Bar, Row, short};
 
-/// How often a time is taken.
+/// Number of samples.
 const TIMES: usize = 9;
-/// How often a token is verified for one time.
+/// Number of verifications per sample.
 const ROUNDS: u32 = 100;
-/// How many ask, each with a token of their own.
+/// Number of users, each with a token of its own.
 const USERS: usize = 1_000;
-/// How many of them at the same time.
+/// Number of parallel requests.
 const AT_ONCE: usize = 64;
-/// How often, all together.
+/// Number of requests in total.
 const REQUESTS: usize = 40_000;
 
-/// GETs with a token that was verified before, beside the same GETs of the same component that looks at no token.
+/// Measures GETs with a cached token, beside the same GETs of the same component without verification.
 pub(super) async fn remembered() -> Result<Vec<Row>> {
     let surroundings = Surroundings::sqlite()?;
     let path = context(&surroundings).await?;
     let guest = guest(&surroundings).await?;
     let token = &surroundings.token;
-    // As long as the other: both are read from the request.
+    // It has the same length as the other, because both are read from the request.
     let unverified = format!("unverified.{}", "x".repeat(token.len().saturating_sub(11)));
     let get = |token: &str| Load::get(guest.url(&path)).token(token);
     let (with, without) = side_by_side(&get(token), &get(&unverified)).await?;
@@ -55,7 +55,7 @@ pub(super) async fn remembered() -> Result<Vec<Row>> {
     )])
 }
 
-/// How long a component takes to verify a token, or to find that it is forged, beside the same code outside of one.
+/// Measures the time in which a component verifies a token or rejects a forged one, beside the same code run natively.
 pub(super) async fn first_sight() -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for (algorithm, issuer) in [("RS256", Issuer::rsa()), ("ES256", Issuer::new()), ("EdDSA", Issuer::ed25519())] {
@@ -86,17 +86,17 @@ pub(super) async fn first_sight() -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// As the component does it.
+/// Verifies as the component does. Returns the time of one verification, in milliseconds.
 fn verifying(verifier: &Verifier, token: &str) -> f64 {
     let (now, begin) = (SystemClock.now(), Instant::now());
     for _ in 0..ROUNDS {
-        // Good or not: the component's answer is what is looked at.
+        // The result is not checked here, because the component's response is.
         let _ = std::hint::black_box(verifier.glance(token, now).and_then(|()| verifier.verify(token, now)));
     }
     begin.elapsed().as_secs_f64() * 1e3 / f64::from(ROUNDS)
 }
 
-/// How often a thousand users are known already: by their tokens, by the issuer's keys, by what they were granted.
+/// Measures the hit rates of the caches for a thousand users: of tokens, of the issuer's keys, and of grants.
 pub(super) async fn users() -> Result<Vec<Row>> {
     let percent = |missed: usize| 100.0 - 100.0 * missed as f64 / REQUESTS as f64;
     let how = format!("{REQUESTS} requests of {USERS} users, {AT_ONCE} at a time");
@@ -174,7 +174,7 @@ pub(super) async fn users() -> Result<Vec<Row>> {
     Ok(vec![tokens, keys, grants])
 }
 
-/// Has each of a thousand users, chosen by lot, ask for `path`, and shows each answer with its number.
+/// Sends requests for `path` by users chosen at random, and passes each response with its number to `see`.
 async fn crowd(
     client: &Client,
     path: &str,
@@ -200,7 +200,7 @@ async fn crowd(
     Ok(())
 }
 
-/// Makes the schema and a context; returns its path.
+/// Creates the schema and a context. Returns the context's path.
 async fn context(surroundings: &Surroundings) -> Result<String> {
     let deployer = surroundings.deployer().await?;
     let path = format!("/v1/contexts/{}", deployer.ready().await?.context(specification()).await?);

@@ -1,7 +1,7 @@
-//! The API's answers as far as they are shown.
+//! The parts of the API's responses that the client shows.
 //!
-//! These are not the service's own types: a client meets older and newer services, so it asks for little, and what it does
-//! not know it leaves alone. `--output json` prints what was answered, not what is read here.
+//! These are not the service's own types, because a client meets older and newer services: it needs few fields and
+//! ignores unknown ones. `--output json` prints the response, not these types.
 
 use renga_shared::domain::Phase;
 use renga_shared::placement::Offer;
@@ -14,7 +14,7 @@ use super::names::Place;
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Execution {
     pub(crate) identifier: String,
-    /// The context that it is an execution of.
+    /// The id of its context.
     #[serde(default)]
     pub(crate) context_id: String,
     #[serde(default)]
@@ -25,7 +25,7 @@ pub(crate) struct Execution {
     pub(crate) status: Status,
 }
 
-/// Where it is in its life, and why.
+/// The phase of its life cycle, and the reason.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Status {
@@ -39,28 +39,28 @@ pub(crate) struct Status {
 }
 
 impl Execution {
-    /// Reads one.
+    /// Deserializes an execution.
     pub(crate) fn read(value: &Value) -> anyhow::Result<Self> {
         Ok(Self::deserialize(value)?)
     }
 
-    /// Its phase; `None` when it is one that this client does not know.
+    /// Returns the phase; `None` if this client does not know it.
     pub(crate) fn phase(&self) -> Option<Phase> {
         self.status.phase.as_deref()?.parse().ok()
     }
 
-    /// Whether nothing more will happen to it. Its state decides where its phase is not known.
+    /// Whether the execution has ended. If the phase is not known, the legacy state decides.
     pub(crate) fn has_ended(&self) -> bool {
         self.phase().map_or_else(|| matches!(self.state.as_str(), "exited" | "unavailable"), Phase::is_terminal)
     }
 
-    /// Where it is.
+    /// Returns the ids that its path needs.
     pub(crate) fn place(&self) -> Place {
         Place { context: self.context_id.clone(), execution: self.identifier.clone() }
     }
 }
 
-/// A context, as far as it explains an execution.
+/// The parts of a context that explain an execution.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Context {
     pub(crate) identifier: String,
@@ -88,14 +88,14 @@ pub(crate) struct Engine {
     pub(crate) reason: Option<String>,
     #[serde(default)]
     pub(crate) version: Option<String>,
-    /// How many executions run there, are being started, and wait for a place.
+    /// Numbers of executions that run, that are starting, and that wait for capacity.
     #[serde(default)]
     pub(crate) running: u32,
     #[serde(default)]
     pub(crate) pending: u32,
     #[serde(default)]
     pub(crate) waiting: u32,
-    /// What it accepts and how much room it has; `None` when this client does not understand it.
+    /// The engine's profile with its free capacity; `None` if this client cannot read it.
     #[serde(default, deserialize_with = "understood")]
     pub(crate) offer: Option<Offer>,
 }

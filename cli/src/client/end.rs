@@ -1,4 +1,4 @@
-//! `stop` and `rm`: the ends that a user chooses.
+//! `stop` and `rm`.
 
 use anyhow::{Result, bail};
 use reqwest::Method;
@@ -9,7 +9,7 @@ use super::names::find;
 use crate::args::Output;
 use crate::output;
 
-/// Asks for executions to be stopped.
+/// Stops executions.
 pub(crate) async fn stop(api: &Api, ids: &[String], output: Output) -> Result<()> {
     each(api, ids, output, &Method::POST, &["stop"]).await
 }
@@ -19,7 +19,7 @@ pub(crate) async fn rm(api: &Api, ids: &[String], output: Output) -> Result<()> 
     each(api, ids, output, &Method::DELETE, &[]).await
 }
 
-/// Asks the same of every one. One that cannot be found or done does not keep the others from it.
+/// Sends the same request for every execution. A failure for one does not stop the others; all are reported at the end.
 async fn each(api: &Api, ids: &[String], output: Output, method: &Method, rest: &[&str]) -> Result<()> {
     let mut done = Vec::new();
     let mut problems = Vec::new();

@@ -1,4 +1,4 @@
-//! Following an execution's logs to its end, whatever happens to the connection.
+//! Follows an execution's logs to its end, across broken connections.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use super::names::Place;
 use super::progress::Progress;
 use crate::ended::output_error;
 
-/// How often in a row the service may be away, and how long it is then left alone.
+/// The maximum number of failures in a row, and the pause after each.
 const TRIES: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -25,7 +25,7 @@ const LONGEST_RECORD: usize = 16 << 20;
 pub(crate) struct Follow<'a> {
     pub(crate) api: &'a Api,
     pub(crate) place: &'a Place,
-    /// Further parameters of the logs.
+    /// Further query parameters of the logs.
     pub(crate) query: Vec<(&'a str, &'a str)>,
     pub(crate) progress: &'a Progress,
 }
@@ -41,14 +41,14 @@ struct Copied {
 
 /// Why a copy ended early.
 enum Broken {
-    /// The service or the way there; asking again may help.
+    /// The service or the network failed; a retry may help.
     Service(ApiError),
     /// Our own output, or an answer that makes no sense: asking again is of no use.
     Output(anyhow::Error),
 }
 
 impl Follow<'_> {
-    /// Copies everything to `out` until the execution has ended, and answers what became of it.
+    /// Copies all logs to `out` until the execution has ended, and returns the execution.
     ///
     /// A connection that breaks is made again, and goes on at the position in the log that the service told last: it stays
     /// true when the log's middle is cut meanwhile, and whatever the query. A service that tells no positions is asked for
@@ -93,7 +93,7 @@ impl Follow<'_> {
         }
     }
 
-    /// The execution whose logs are not there because it was removed, or never had any.
+    /// Returns the execution if it has ended, for a 404 of its logs: they were removed, or never existed.
     async fn gone(&self, error: &ApiError) -> Option<Execution> {
         if error.status() != Some(StatusCode::NOT_FOUND) {
             return None;

@@ -1,7 +1,7 @@
-//! Requests to the API, and what its answers mean.
+//! Requests to the API, and the interpretation of its responses.
 //!
-//! Obligations: an error says what is wrong in the service's own words and what to do about it; a token is sent to the
-//! service it is for and to nobody else, and is never shown; a request is sent again only where that cannot do a thing twice.
+//! Obligations: an error has the service's own words and a cure; a token is sent to its own service only, and is never
+//! printed; a request is sent again only if that cannot perform the action twice.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -20,13 +20,13 @@ use super::target::{Credential, Target};
 use crate::answer::{self, ReadError};
 use crate::output::plain;
 
-/// How long one answer may take. The API itself waits at most 10 s, for ports.
+/// The timeout of a request until the end of its response. The API itself waits at most 10 s, for ports.
 const ANSWER: Duration = Duration::from_secs(60);
 /// The longest answer that is read whole, in bytes, and the longest problem. A service has less memory for an answer.
 const LONGEST: usize = 256 << 20;
 const LONGEST_PROBLEM: usize = 1 << 20;
 const CONNECT: Duration = Duration::from_secs(5);
-/// How long to go on asking a service that says it will be back.
+/// The maximum total wait for a service that responds with `Retry-After`.
 const RETRY_FOR: Duration = Duration::from_secs(15);
 
 /// A service, and a token for it.
@@ -35,15 +35,15 @@ pub(crate) struct Api {
     url: Url,
     url_from: String,
     token_from: String,
-    /// Changes when a login is renewed.
+    /// The token to send. It changes when a login is renewed.
     credential: Mutex<Credential>,
     now: fn() -> Timestamp,
 }
 
-/// Why there is no answer to use.
+/// Why a request has no usable response.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ApiError {
-    /// Nobody answers there.
+    /// No service answers at the address.
     #[error(
         "cannot reach {url} (the address is from {from}): {cause}\n  \
          start a service with `renga-deployer up --dev`, or say where one is with --url or RENGA_DEPLOYER_URL"
@@ -51,17 +51,17 @@ pub(crate) enum ApiError {
     Unreachable {
         /// The address.
         url: Url,
-        /// Where the address came from.
+        /// The source of the address.
         from: String,
-        /// What went wrong, in the system's words: it stands before the cure.
+        /// The system's error message. It is a field so that it is printed before the cure.
         cause: String,
     },
-    /// The connection ended before the answer did.
+    /// The connection ended before the response did.
     #[error("the answer of {url} ended early")]
     Interrupted {
         /// The address.
         url: Url,
-        /// What went wrong.
+        /// The underlying error.
         source: reqwest::Error,
     },
     /// The answer is not JSON, or not of the expected form.
@@ -83,15 +83,15 @@ pub(crate) enum ApiError {
     /// The service refused.
     #[error("{problem}{}", token_hint(.problem.status, .token_from))]
     Refused {
-        /// What it said.
+        /// The problem in the response.
         problem: Problem,
-        /// Where the token came from.
+        /// The source of the token.
         token_from: String,
     },
 }
 
 impl ApiError {
-    /// The answer's status, if there was one.
+    /// Returns the status of the response, if there was one.
     pub(crate) fn status(&self) -> Option<StatusCode> {
         match self {
             Self::Refused { problem, .. } => Some(problem.status),
@@ -110,10 +110,10 @@ fn token_hint(status: StatusCode, token_from: &str) -> String {
     }
 }
 
-/// A problem body (RFC 9457), or what can be said of an answer that has none.
+/// A problem body (RFC 9457), or a substitute for a response without one.
 #[derive(Clone, Debug)]
 pub(crate) struct Problem {
-    /// The answer's status.
+    /// The status of the response.
     pub(crate) status: StatusCode,
     title: String,
     detail: Option<String>,
@@ -166,16 +166,16 @@ impl std::fmt::Display for Problem {
 }
 
 impl Api {
-    /// A client of `target`.
+    /// Returns a client of `target`.
     pub(crate) fn new(target: Target, now: fn() -> Timestamp) -> Result<Self> {
         let mut builder = Client::builder()
             .connect_timeout(CONNECT)
             .tcp_keepalive(Duration::from_secs(30))
-            // A redirect would take the token elsewhere.
+            // A redirect would send the token to another server.
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("renga-deployer/", env!("CARGO_PKG_VERSION")));
         if is_loopback(&target.url) {
-            // A proxy for the network has no way to this machine's loopback.
+            // A network proxy cannot reach this machine's loopback.
             builder = builder.no_proxy();
         }
         let client = builder.build().context("cannot set up HTTP")?;
@@ -183,13 +183,13 @@ impl Api {
         Ok(Self { client, url, url_from, token_from, credential: Mutex::new(credential), now })
     }
 
-    /// Reads a JSON document.
+    /// Fetches a JSON document.
     pub(crate) async fn get(&self, path: &[&str], query: &[(&str, &str)]) -> Result<Value, ApiError> {
         let request = self.request(Method::GET, path).query(query);
         decoded(self.send(request).await?).await
     }
 
-    /// Reads every item of a list, page after page, until `enough` says so of those read. The items stand under `name`.
+    /// Fetches a list page by page, until `enough` is true for the items so far. The items are in the field `name`.
     pub(crate) async fn list(
         &self,
         path: &[&str],
@@ -217,18 +217,18 @@ impl Api {
         }
     }
 
-    /// Creates something; `key` lets the service know the request again when it is sent twice.
+    /// Creates an object. By `key`, the service recognizes a request that is sent twice.
     pub(crate) async fn create(&self, path: &[&str], body: &Value, key: &str) -> Result<Value, ApiError> {
         let request = self.request(Method::POST, path).header("Idempotency-Key", key).json(body);
         decoded(self.send(request).await?).await
     }
 
-    /// Asks for something that may be asked for twice.
+    /// Sends a request that may be sent twice.
     pub(crate) async fn ask(&self, method: Method, path: &[&str]) -> Result<Value, ApiError> {
         decoded(self.send(self.request(method, path)).await?).await
     }
 
-    /// Opens a text that may take any time to come.
+    /// Opens a response of unlimited duration.
     pub(crate) async fn open(&self, path: &[&str], query: &[(&str, &str)]) -> Result<Response, ApiError> {
         self.send_within(self.request(Method::GET, path).query(query), None).await
     }
@@ -261,8 +261,8 @@ impl Api {
         self.send_within(request, Some(ANSWER)).await
     }
 
-    /// Sends, and sends again while the service says that it will be back. Every request here may be sent twice: it
-    /// reads, it asks for an end, or it carries an idempotency key.
+    /// Sends a request, and sends it again while the service responds with `Retry-After`. Every request of this client
+    /// may be sent twice: it reads, it stops or removes, or it has an idempotency key.
     async fn send_within(&self, request: RequestBuilder, limit: Option<Duration>) -> Result<Response, ApiError> {
         let mut waited = Duration::ZERO;
         let mut refused = None;
@@ -286,7 +286,7 @@ impl Api {
                 continue;
             }
             if status == StatusCode::UNAUTHORIZED && refused.is_none() {
-                // A login is renewed, once, when the service no longer takes its token.
+                // If the service rejects the token of a login, the login is renewed, once.
                 refused = Some(token);
                 if self.credential.lock().await.session.is_some() {
                     continue;
@@ -298,17 +298,18 @@ impl Api {
         }
     }
 
-    /// The token to send: that of a login is renewed before it expires, or if it is the one that was `refused`.
+    /// Returns the token to send. The token of a login is renewed before it expires, or if it is the `refused` one.
     async fn token(&self, refused: Option<&str>) -> String {
         let mut credential = self.credential.lock().await;
         let again = refused == Some(&credential.token);
-        // What cannot be renewed is sent as it is: the service says what is wrong with it, and where it came from.
+        // A token that cannot be renewed is sent as it is: the service's error and the token's source explain the
+        // problem.
         let _ = credential.renew((self.now)(), again).await;
         credential.token.clone()
     }
 
     fn unsent(&self, source: reqwest::Error) -> ApiError {
-        // The address is told apart from the cause, without what was asked for.
+        // The error has the address in a field of its own. The rest of the request's URL is not shown.
         let source = source.without_url();
         let (url, from) = (self.url.clone(), self.url_from.clone());
         if source.is_connect() {
@@ -347,8 +348,8 @@ fn retry_after(status: StatusCode, headers: &HeaderMap) -> Option<Duration> {
     Some(Duration::from_secs(seconds).max(Duration::from_millis(200)))
 }
 
-/// The query of the next page. Only the query is taken from the link: a service behind a proxy may know its own address
-/// by another name, and the token must not follow it there.
+/// Returns the query of the next page. The rest of the link is ignored: a service behind a proxy may know itself by
+/// another address, and the token must not be sent there.
 fn next_page(headers: &HeaderMap) -> Option<String> {
     let links = headers.get_all(LINK).iter().filter_map(|value| value.to_str().ok());
     let next = links.flat_map(|value| value.split(',')).find(|link| {
@@ -371,20 +372,20 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_is_no_problem_body_is_still_explained() {
+    fn a_response_without_a_problem_body_is_still_explained() {
         let shown = Problem::read(StatusCode::BAD_GATEWAY, b"<html>").to_string();
         assert_eq!(shown, "the answer was 502 Bad Gateway");
     }
 
     #[test]
-    fn a_refused_token_is_traced_to_its_source() {
+    fn a_rejected_token_is_reported_with_its_source() {
         let problem = Problem::read(StatusCode::UNAUTHORIZED, br#"{"title":"Token expired"}"#);
         let shown = ApiError::Refused { problem, token_from: "RENGA_DEPLOYER_TOKEN".into() }.to_string();
         assert_eq!(shown, "Token expired\n  the token is from RENGA_DEPLOYER_TOKEN");
     }
 
     #[test]
-    fn the_next_page_is_the_links_query() {
+    fn the_next_page_has_the_query_of_the_link() {
         let mut headers = HeaderMap::new();
         assert_eq!(next_page(&headers), None);
         headers.insert(LINK, "<http://inner:1/v1/x?a=1&cursor=b>; rel=\"next\"".parse().unwrap());

@@ -1,4 +1,4 @@
-//! `ps`, `ports` and `engines`: what there is.
+//! `ps`, `ports` and `engines`.
 
 use std::collections::HashMap;
 
@@ -16,7 +16,7 @@ use super::names::{find, short};
 use crate::args::{Output, Ps};
 use crate::output::{self, Cell};
 
-/// `ps`.
+/// Prints executions.
 pub(crate) async fn ps(api: &Api, ps: &Ps, output: Output, now: Timestamp) -> Result<()> {
     let states: Vec<Option<ClientState>> = match (ps.state.as_slice(), ps.all) {
         ([], true) => vec![None],
@@ -30,7 +30,7 @@ pub(crate) async fn ps(api: &Api, ps: &Ps, output: Output, now: Timestamp) -> Re
         let query: Vec<_> = state.into_iter().chain(label).collect();
         found.extend(api.list(&["executions"], &query, "executions", |_| false).await?);
     }
-    // Newest first, as each list is: the order of the ids is that of age.
+    // Newest first, as in each list: ids sort by age.
     let id = |value: &Value| value["identifier"].as_str().unwrap_or_default().to_owned();
     found.sort_by_key(|value| std::cmp::Reverse(id(value)));
     found.dedup_by_key(|value| id(value));
@@ -52,7 +52,7 @@ pub(crate) async fn ps(api: &Api, ps: &Ps, output: Output, now: Timestamp) -> Re
     output::table(["ID", "IMAGE", "STATE", "ENGINE", "CREATED", ""], rows.collect())
 }
 
-/// The image of each execution's context.
+/// Returns the image of each context, by the context's id.
 async fn images(api: &Api, executions: &[Execution]) -> Result<HashMap<String, String>> {
     let wanted: Vec<&str> = executions.iter().map(|execution| execution.context_id.as_str()).collect();
     if wanted.is_empty() {
@@ -84,7 +84,7 @@ fn state(execution: &Execution, now: Timestamp) -> Cell {
     }
 }
 
-/// Why it is not running, if that needs saying.
+/// Returns why the execution does not run, if that is not obvious.
 fn what_keeps(execution: &Execution) -> &str {
     match execution.phase() {
         Some(Phase::Running | Phase::Exited | Phase::Removed) => "",
@@ -92,7 +92,7 @@ fn what_keeps(execution: &Execution) -> &str {
     }
 }
 
-/// `ports`.
+/// Prints the ports of an execution.
 pub(crate) async fn ports(api: &Api, id: &str, output: Output) -> Result<()> {
     let place = find(api, id).await?;
     let answer = api.get(&place.path(&["ports"]), &[]).await?;
@@ -113,7 +113,7 @@ pub(crate) async fn ports(api: &Api, id: &str, output: Output) -> Result<()> {
     output::table(["PORT", "ADDRESS", "IF IT SPEAKS HTTP"], rows.collect())
 }
 
-/// `engines`.
+/// Prints the engines.
 pub(crate) async fn engines(api: &Api, output: Output, now: Timestamp) -> Result<()> {
     let answer = api.get(&["engines"], &[]).await?;
     let engines = &answer["engines"];
@@ -137,7 +137,7 @@ pub(crate) async fn engines(api: &Api, output: Output, now: Timestamp) -> Result
     output::table(["NAME", "KIND", "STATE", "VERSION", "EXECUTIONS", "FREE", ""], rows.collect())
 }
 
-/// How many executions there are, of how many that there may be.
+/// Returns the number of executions, and the maximum.
 fn busy(engine: &Engine) -> String {
     let max = engine.offer.as_ref().and_then(|offer| offer.max).map(|max| format!(" of {max}")).unwrap_or_default();
     let more = [(engine.pending, "pending"), (engine.waiting, "waiting")];
@@ -146,7 +146,7 @@ fn busy(engine: &Engine) -> String {
     format!("{} running{more}{max}", engine.running)
 }
 
-/// What is left of each resource, of how much there is.
+/// Returns the free and the total amount of each resource.
 fn free(offer: &Offer) -> String {
     let Some(room) = offer.capacity.room() else { return String::new() };
     let shown = room.total.iter().map(|(name, total)| {
@@ -156,7 +156,7 @@ fn free(offer: &Offer) -> String {
     shown.collect::<Vec<_>>().join(", ")
 }
 
-/// Who may use it, if not everybody, and whether it takes anything new.
+/// Returns who may use the engine, if not everybody, or that it accepts no new executions.
 fn only_for(offer: &Offer) -> String {
     let claims: Vec<&str> = offer.claims.iter().map(Claim::as_str).collect();
     match (offer.retired, claims.is_empty()) {

@@ -20,17 +20,17 @@ use crate::args::{Command, Output};
 use crate::ended::{Ended, Failure};
 use http::Api;
 
-/// What the commands take from their surroundings.
+/// The inputs of a command besides its arguments.
 pub(crate) struct Surroundings<'a> {
-    /// How results are shown.
+    /// The output format.
     pub(crate) output: Output,
     /// The time when the command began.
     pub(crate) now: Timestamp,
-    /// Tells the time.
+    /// Returns the current time.
     pub(crate) clock: fn() -> Timestamp,
-    /// What makes this call's idempotency keys its own.
+    /// A random number that makes the idempotency keys of this call unique.
     pub(crate) random: u64,
-    /// The environment.
+    /// Reads an environment variable.
     pub(crate) get: &'a dyn Fn(&str) -> Option<String>,
 }
 

@@ -1,16 +1,17 @@
-//! Executions by name: an id, or the beginning or end of one that is nobody else's.
+//! Executions by name: an id, or a beginning or end of one that is unique.
 
 use anyhow::{Result, bail};
 
 use super::bodies::Execution;
 use super::http::Api;
 
-/// The fewest characters that may stand for an id.
+/// The minimum length of a part of an id.
 const FEWEST: usize = 3;
-/// How an id is shortened in tables. Its end, because the beginning is the time of its creation: two of one minute share it.
+/// The length of ids in tables. The end is shown, because the beginning is the creation time: ids of the same minute
+/// share it.
 const SHORT: usize = 12;
 
-/// An execution and its context: what the API's paths need.
+/// The ids of an execution and its context, for the API's paths.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
     pub(crate) context: String,
@@ -18,18 +19,18 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Its path, and what comes behind.
+    /// Returns the path of the execution, with `rest` appended.
     pub(crate) fn path<'a>(&'a self, rest: &[&'a str]) -> Vec<&'a str> {
         [&["contexts", &self.context, "executions", &self.execution], rest].concat()
     }
 }
 
-/// The short form of an id.
+/// Returns the short form of an id.
 pub(crate) fn short(id: &str) -> &str {
     id.char_indices().rev().nth(SHORT - 1).map_or(id, |(at, _)| &id[at..])
 }
 
-/// The execution that `text` names: `ID`, the beginning or end of one, or `CONTEXT/ID`.
+/// Finds the execution that `text` names: `ID`, a beginning or end of one, or `CONTEXT/ID`.
 pub(crate) async fn find(api: &Api, text: &str) -> Result<Place> {
     if let Some((context, execution)) = text.split_once('/') {
         return Ok(Place { context: context.to_owned(), execution: execution.to_owned() });
@@ -41,7 +42,7 @@ pub(crate) async fn find(api: &Api, text: &str) -> Result<Place> {
         );
     }
     let found = |item: &serde_json::Value| item.get("identifier").and_then(|id| id.as_str()) == Some(text.as_str());
-    // A whole id is looked for only until it is found; a part of one has to be compared with all.
+    // With a whole id, the search ends when it is found; a part must be compared with all ids.
     let items = api.list(&["executions"], &[], "executions", |items| items.iter().any(found)).await?;
     let executions = items.iter().map(Execution::read).collect::<Result<Vec<_>>>()?;
     choose(&text, executions.iter().map(Execution::place))
@@ -77,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn beginnings_and_ends_name_an_execution_if_only_one() {
+    fn a_beginning_or_end_names_an_execution_if_it_is_unique() {
         assert_eq!(chosen(IDS[0]).unwrap(), IDS[0]);
         assert_eq!(chosen("0190b").unwrap(), IDS[2]);
         assert_eq!(chosen("12ef").unwrap(), IDS[1]);

@@ -1,4 +1,5 @@
-//! What is being waited for, on standard error: one line that changes on a terminal, now and then a line of its own elsewhere.
+//! The progress of a command, on standard error: one line that changes on a terminal; elsewhere a new line at
+//! intervals.
 
 use std::cell::RefCell;
 use std::io::{IsTerminal as _, Write as _};
@@ -6,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use crate::output::plain;
 
-/// How often a line is written where it cannot be taken back.
+/// The minimum interval between lines if the output is not a terminal.
 const OCCASION: Duration = Duration::from_secs(10);
-/// Longer lines would wrap, and could then not be taken back.
+/// The maximum length in characters. A longer line would wrap, and could not be erased.
 const LONGEST: usize = 78;
 
-/// The line.
+/// The progress line.
 pub(crate) struct Progress {
     terminal: bool,
     shown: RefCell<Shown>,
@@ -25,12 +26,12 @@ struct Shown {
 }
 
 impl Progress {
-    /// On the process's standard error.
+    /// Returns a progress line on the process's standard error.
     pub(crate) fn new() -> Self {
         Self { terminal: std::io::stderr().is_terminal(), shown: RefCell::default() }
     }
 
-    /// Shows `text` until something else is shown.
+    /// Shows `text` until another text is shown.
     pub(crate) fn show(&self, text: &str) {
         let text: String = plain(text).chars().take(LONGEST).collect();
         let mut shown = self.shown.borrow_mut();
@@ -50,7 +51,7 @@ impl Progress {
         shown.text = text;
     }
 
-    /// Takes the line back.
+    /// Erases the line.
     pub(crate) fn clear(&self) {
         let mut shown = self.shown.borrow_mut();
         if shown.on_screen {
@@ -60,7 +61,7 @@ impl Progress {
         }
     }
 
-    /// Says something that stays.
+    /// Prints a message that stays.
     pub(crate) fn say(&self, text: &str) {
         self.clear();
         write(&format!("renga-deployer: {text}\n"));
@@ -74,6 +75,6 @@ impl Drop for Progress {
 }
 
 fn write(text: &str) {
-    // A closed standard error must not end what is being done.
+    // A closed standard error must not end the command.
     let _ = std::io::stderr().write_all(text.as_bytes());
 }

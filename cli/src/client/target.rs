@@ -1,4 +1,4 @@
-//! Which service a command talks to, and as whom: flags, then variables, then what `login` or `up --dev` wrote.
+//! The service and the token of a command: from flags, then variables, then the files of `login` or `up --dev`.
 
 use std::time::Duration;
 
@@ -12,34 +12,34 @@ use crate::login::Session;
 use crate::state::{ClientFile, StateFolder};
 
 const DEFAULT_URL: &str = "http://localhost:5000";
-/// The subject of the client commands under the development issuer; `token` has the same.
+/// The subject of the client commands under the development issuer, which is also the default of `token`.
 pub(crate) const DEVELOPER: &str = "developer";
-/// How long a token is valid that is made for one command. Long, because `run` may follow for days.
+/// The lifetime of a token that is made for one command. It is long because `run` may follow for days.
 const TOKEN_TTL: Duration = Duration::from_secs(30 * 86_400);
 
-/// A service, and a token for it. Each says where it came from, for messages.
+/// A service, and a token for it. Both have their source, for messages.
 pub(crate) struct Target {
     /// The API's address, base path included.
     pub(crate) url: Url,
-    /// Where the address came from.
+    /// The source of the address.
     pub(crate) url_from: String,
     /// The token.
     pub(crate) credential: Credential,
-    /// Where the token came from.
+    /// The source of the token.
     pub(crate) token_from: String,
 }
 
-/// What is shown to the service.
+/// The token that is sent to the service.
 pub(crate) struct Credential {
     /// The bearer token.
     pub(crate) token: String,
-    /// The login that it is of, if it is of one.
+    /// The login of the token, if it is of one.
     pub(crate) session: Option<(StateFolder, Session)>,
 }
 
 impl Credential {
-    /// Sees to it that the token lasts: that of a login is renewed when it is about to expire, or, `even_if_good`, because the
-    /// service does not take it any more.
+    /// Renews the token of a login if it is about to expire. With `even_if_good`, renews it in any case, because the
+    /// service has rejected it.
     pub(crate) async fn renew(&mut self, now: Timestamp, even_if_good: bool) -> Result<()> {
         if let Some((folder, session)) = &mut self.session {
             session.renew(folder, now, even_if_good).await?;
@@ -50,7 +50,7 @@ impl Credential {
 }
 
 impl Target {
-    /// Chooses. `get` reads the environment; `now` is when a token made here begins to be valid.
+    /// Chooses the service and the token. `get` reads the environment; a token made here is valid from `now`.
     pub(crate) fn choose(global: &Global, get: &dyn Fn(&str) -> Option<String>, now: Timestamp) -> Result<Self> {
         let folder = StateFolder::choose(global.state_dir.as_deref(), get);
         let client = match &folder {
@@ -95,7 +95,7 @@ impl Target {
     }
 }
 
-/// The service's address, and where it was said.
+/// Returns the service's address and its source.
 pub(crate) fn service(
     global: &Global,
     get: &dyn Fn(&str) -> Option<String>,
@@ -115,13 +115,13 @@ pub(crate) fn service(
     Ok((url, from))
 }
 
-/// Whether a token that was kept for the service at `written` may go to `url`: it is of use to its own service only, and no
-/// business of any other.
+/// Whether a token stored for the service at `written` may be sent to `url`. Only its own service accepts it, and
+/// another must not see it.
 fn same_service(written: &str, url: &Url) -> bool {
     Url::parse(written).is_ok_and(|written| written.origin() == url.origin())
 }
 
-/// The API's address: with `/v1` if the URL has no path, without a slash at its end.
+/// Parses the API's address: adds `/v1` if the URL has no path, and removes a slash at the end.
 fn base_url(text: &str) -> Result<Url> {
     let mut url =
         Url::parse(text.trim()).context("write it like http://localhost:5000 or https://example.org/api/deployer")?;
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_go_before_variables_before_what_up_wrote() {
+    fn flags_precede_variables_and_these_precede_written_files() {
         let state = written("http://127.0.0.1:1/v1");
         let get = |name: &str| match name {
             "RENGA_DEPLOYER_URL" => Some("http://variable:2".to_owned()),
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn the_development_issuers_tokens_go_to_its_own_service_only() {
+    fn the_development_issuers_tokens_are_sent_to_its_own_service_only() {
         let state = written("http://127.0.0.1:1/v1");
         let mut flags = global(state.path());
         flags.url = Some("https://elsewhere.example".into());

@@ -1,4 +1,4 @@
-//! Logging in with a browser on this machine: authorization code with PKCE on a loopback port (RFC 8252, RFC 7636).
+//! Login with a browser on this machine: authorization code with PKCE on a loopback port (RFC 8252, RFC 7636).
 
 use std::time::Duration;
 
@@ -15,12 +15,12 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::provider::{Provider, refused};
 
-/// How long somebody may take to log in.
+/// The maximum time for the user to log in.
 const PATIENCE: Duration = Duration::from_secs(600);
-/// How long a browser may take to read a page of one line.
+/// The maximum time for the browser to read a page of one line.
 const CLOSES_WITHIN: Duration = Duration::from_secs(2);
 
-/// What the issuer sends the browser back with (RFC 6749, sections 4.1.2 and 4.1.2.1).
+/// The query parameters of the issuer's redirect (RFC 6749, sections 4.1.2 and 4.1.2.1).
 #[derive(Debug, Deserialize)]
 struct Callback {
     code: Option<String>,
@@ -30,7 +30,7 @@ struct Callback {
     error_description: Option<String>,
 }
 
-/// Shows where to log in, opens a browser there if `open`, and waits for it to come back.
+/// Prints the login URL, opens it in a browser if `open`, and waits for the redirect.
 pub(super) async fn log_in(provider: &Provider, scopes: &[String], open: bool) -> Result<BasicTokenResponse> {
     let listener = TcpListener::bind("127.0.0.1:0").await.context("cannot listen on a loopback port")?;
     let port = listener.local_addr()?.port();
@@ -47,7 +47,7 @@ pub(super) async fn log_in(provider: &Provider, scopes: &[String], open: bool) -
     let app = Router::new().route("/callback", get(callback)).with_state(came);
     let (stop, stopped) = oneshot::channel::<()>();
     let serving = tokio::spawn(async move {
-        // Dropping the sender stops it as well.
+        // Dropping the sender stops the server as well.
         axum::serve(listener, app).with_graceful_shutdown(async { drop(stopped.await) }).await
     });
     eprintln!("Log in here, with a browser on this machine (elsewhere: --device):\n\n  {url}\n");
@@ -58,12 +58,12 @@ pub(super) async fn log_in(provider: &Provider, scopes: &[String], open: bool) -
         let answer = tokio::time::timeout(PATIENCE, coming.recv()).await;
         let answer = answer.with_context(|| format!("nobody logged in within {} min", PATIENCE.as_secs() / 60))?;
         let answer: Callback = answer.context("the loopback port is closed")?;
-        // Anything on this machine may call: what does not know the state is not our browser.
+        // Any program on this machine can call the port. A request without the right state is not from our browser.
         if answer.state == *state.secret() {
             break answer;
         }
     };
-    // The browser is shown its page before the port closes, unless it does not take it.
+    // Let the browser read its page before the port closes, for a limited time.
     drop(stop);
     let _ = tokio::time::timeout(CLOSES_WITHIN, serving).await;
     let Some(code) = answer.code else {
@@ -77,7 +77,7 @@ pub(super) async fn log_in(provider: &Provider, scopes: &[String], open: bool) -
 
 async fn callback(State(came): State<mpsc::Sender<Callback>>, Query(answer): Query<Callback>) -> Html<&'static str> {
     let done = answer.code.is_some();
-    // Nobody waits any more when somebody comes twice.
+    // The receiver is gone if this is a second request.
     let _ = came.try_send(answer);
     Html(if done {
         "<!doctype html><title>Logged in</title><p>You are logged in. Go back to the terminal; this page can be closed."

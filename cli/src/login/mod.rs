@@ -1,4 +1,4 @@
-//! `login` and `logout`: a token of the platform's issuer for the client commands, obtained, kept and renewed.
+//! `login` and `logout`: obtains, stores and renews a token of the platform's issuer for the client commands.
 
 mod browser;
 mod provider;
@@ -21,7 +21,7 @@ pub(crate) use session::Session;
 
 const DEFAULT_CLIENT: &str = "demo-client";
 
-/// Logs in, and keeps what came of it for `service`.
+/// Logs in, and stores the tokens for `service`.
 pub(crate) async fn login(
     login: &Login,
     service: &Url,
@@ -45,7 +45,7 @@ pub(crate) async fn login(
     let now = now();
     let session = Session::new(service, &issuer, &client_id, &tokens, now);
     folder.write_session(&session)?;
-    // From now on the commands mean this service, until `up --dev` says otherwise.
+    // From now on the commands use this service, until `up --dev` writes another.
     folder.write_client(&ClientFile { url: service.to_string(), issuer: None })?;
     let lasts = match session.lasts(now) {
         Some(left) => format!("for {}, renewed as long as the issuer allows", humantime::format_duration(left)),
@@ -54,10 +54,10 @@ pub(crate) async fn login(
     output::line(&format!("logged in at {issuer} for {service}\nkept in {}, {lasts}", folder.session_path().display()))
 }
 
-/// The device code grant (RFC 8628): for a machine without a browser.
+/// Logs in by the device code grant (RFC 8628), for a machine without a browser.
 async fn with_device(provider: &Provider, scopes: &[String]) -> Result<BasicTokenResponse> {
     let send = provider.send();
-    // Keycloak demands it here as well of a client that has to prove its code (RFC 7636).
+    // Keycloak also requires PKCE (RFC 7636) here, if the client requires it.
     let (challenge, verifier) = PkceCodeChallenge::new_random_sha256();
     let request = provider.client.exchange_device_code().context("the issuer does not offer the device code grant")?;
     let request = request
@@ -78,7 +78,7 @@ async fn with_device(provider: &Provider, scopes: &[String]) -> Result<BasicToke
     request.request_async(&send, tokio::time::sleep, None::<Duration>).await.map_err(refused)
 }
 
-/// Forgets the login.
+/// Deletes the login.
 pub(crate) fn logout(folder: &StateFolder) -> Result<()> {
     let forgotten = folder.forget_session()?;
     output::line(if forgotten { "logged out" } else { "nobody was logged in" })

@@ -1,4 +1,4 @@
-//! A token issuer as its clients see it: where its endpoints are, and requests to them.
+//! A client of a token issuer: the issuer's endpoints, and requests to them.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -15,12 +15,12 @@ use renga_shared::auth::discovery::{endpoint, is_issuer_url};
 use crate::answer::{self, ReadError};
 use crate::discovery;
 
-/// How long one answer of an issuer may take.
+/// The timeout of a request to the issuer.
 const ANSWER: Duration = Duration::from_secs(20);
 /// The longest answer of its endpoints, in bytes: a few tokens.
 const LONGEST_ANSWER: usize = 1 << 20;
 
-/// An issuer, and who asks it.
+/// An issuer's endpoints, with the client id, and an HTTP client.
 pub(super) struct Provider {
     pub(super) client: Client,
     http: reqwest::Client,
@@ -28,12 +28,12 @@ pub(super) struct Provider {
 
 pub(super) type Client = BasicClient<EndpointSet, EndpointMaybeSet, EndpointNotSet, EndpointNotSet, EndpointSet>;
 
-/// What the flows of the library send through.
+/// The function by which the library's flows send requests.
 pub(super) type Send = Box<dyn Fn(HttpRequest) -> Sending>;
 type Sending = Pin<Box<dyn Future<Output = Result<HttpResponse, ReadError>>>>;
 
 impl Provider {
-    /// Finds an issuer's endpoints for `client_id`, a public client.
+    /// Discovers an issuer's endpoints for `client_id`, a public client.
     pub(super) async fn discover(issuer: &str, client_id: &str) -> Result<Self> {
         anyhow::ensure!(is_issuer_url(issuer), "the issuer {issuer:?} is no http or https URL");
         let http = discovery::client(ANSWER)?;
@@ -47,7 +47,7 @@ impl Provider {
         Ok(Self { client, http })
     }
 
-    /// Sends what the library asks for.
+    /// Returns the function that sends the library's requests.
     pub(super) fn send(&self) -> Send {
         let http = self.http.clone();
         Box::new(move |request| {
@@ -62,14 +62,14 @@ impl Provider {
         })
     }
 
-    /// New tokens for an old refresh token.
+    /// Returns new tokens for a refresh token.
     pub(super) async fn refresh(&self, token: &str) -> Result<BasicTokenResponse> {
         let token = RefreshToken::new(token.to_owned());
         self.client.exchange_refresh_token(&token).request_async(&self.send()).await.map_err(refused)
     }
 }
 
-/// What went wrong, in the issuer's words where it has any, without what was sent.
+/// Converts an error, with the issuer's message if there is one, and without the data that was sent.
 pub(super) fn refused<T: oauth2::ErrorResponse + std::fmt::Display + 'static>(
     error: RequestTokenError<ReadError, T>,
 ) -> anyhow::Error {

@@ -1,7 +1,6 @@
-//! A login that is kept: tokens for one service, renewed when they are about to expire.
+//! A stored login: tokens for one service, renewed when they are about to expire.
 //!
-//! Obligations: its file is its owner's alone; its tokens go to the service that they were asked for and to the issuer, and to
-//! nobody else.
+//! Obligations: only the owner can read the file; the tokens are sent to their service and to the issuer only.
 
 use std::time::Duration;
 
@@ -15,19 +14,19 @@ use serde::{Deserialize, Serialize};
 use super::provider::Provider;
 use crate::state::StateFolder;
 
-/// A token that expires within this is renewed first.
+/// A token is renewed if it expires within this time.
 const RENEW_BEFORE: Duration = Duration::from_secs(30);
 
-/// What `login` keeps.
+/// The stored login.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Session {
     /// The service that the tokens are for: its API's address, base path included.
     pub(crate) service: String,
-    /// Who issued them.
+    /// The issuer of the tokens.
     pub(crate) issuer: String,
     client_id: String,
     access_token: String,
-    /// In microseconds since the Unix epoch; absent if the issuer did not say.
+    /// The expiry of the access token in microseconds since the Unix epoch; absent if the issuer gave none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     expires: Option<i64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -35,7 +34,7 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// A login that has just been made.
+    /// Returns a new login.
     pub(super) fn new(
         service: &Url,
         issuer: &str,
@@ -58,24 +57,24 @@ impl Session {
     fn take(&mut self, tokens: &BasicTokenResponse, now: Timestamp) {
         self.access_token.clone_from(tokens.access_token().secret());
         self.expires = tokens.expires_in().map(|span| now.plus(span).0);
-        // One that is not replaced stays good (RFC 6749, section 6).
+        // A refresh token without a replacement stays valid (RFC 6749, section 6).
         if let Some(refresh) = tokens.refresh_token() {
             self.refresh_token = Some(refresh.secret().clone());
         }
     }
 
-    /// Its access token.
+    /// Returns the access token.
     pub(crate) fn token(&self) -> &str {
         &self.access_token
     }
 
-    /// How long its access token lasts from `now`; `None`: nobody said.
+    /// Returns how long the access token lasts from `now`; `None` if its expiry is not known.
     pub(crate) fn lasts(&self, now: Timestamp) -> Option<Duration> {
         self.expires.map(|expires| Timestamp(expires).since(now))
     }
 
-    /// Sees to it that the token lasts, and keeps in `folder` what it is renewed to. `even_if_good`: it is renewed anyhow, since
-    /// the service no longer takes the one there is.
+    /// Renews the token if it is about to expire, and stores the new one in `folder`. With `even_if_good`, renews it in
+    /// any case, because the service has rejected it.
     pub(crate) async fn renew(&mut self, folder: &StateFolder, now: Timestamp, even_if_good: bool) -> Result<()> {
         if !even_if_good && self.lasts(now).is_none_or(|left| left > RENEW_BEFORE) {
             return Ok(());
@@ -90,7 +89,7 @@ impl Session {
                 self.take(&tokens, now);
                 folder.write_session(self)
             }
-            // Another command may have renewed it at the same moment, which used the refresh token up.
+            // A concurrent command may have renewed it, which invalidated the refresh token.
             Err(error) => match folder.session()? {
                 Some(other) if other.access_token != self.access_token => {
                     *self = other;

@@ -1,4 +1,4 @@
-//! A small service that behaves like the API, for the client commands to talk to over a real socket.
+//! A small service that behaves like the API, for the client commands to call over a real socket.
 //!
 //! Its containers are threads of its own: the words of an execution's command are what it does, one after another.
 //! `say=TEXT` writes a line, `cut` breaks every connection that follows it (`cut=A-B`: and those bytes of its log are gone), `deaf` makes it ignore a stop, `forever` waits for one,
@@ -23,7 +23,7 @@ use renga_shared::api::LogRecord;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-/// The only token that is let in.
+/// The only token that is accepted.
 pub(crate) const TOKEN: &str = "good-token";
 const PAGE: usize = 2;
 
@@ -41,7 +41,7 @@ struct Rows {
     contexts: Vec<Value>,
     executions: Vec<Execution>,
     keys: HashMap<String, Value>,
-    /// How many answers to POSTs still get lost, once what they asked for is done.
+    /// Number of further POSTs whose response gets lost after the request was performed.
     lost_answers: usize,
     /// It knows logs as texts only.
     texts_only: bool,
@@ -81,7 +81,7 @@ impl Service {
         Self { address, records }
     }
 
-    /// From now on so many answers to POSTs get lost.
+    /// From now on, the responses of the next `count` POSTs get lost.
     pub(crate) fn lose_answers(&self, count: usize) {
         self.records.rows().lost_answers = count;
     }
@@ -95,12 +95,12 @@ impl Service {
         self.records.rows().executions.iter().map(|execution| execution.id.clone()).collect()
     }
 
-    /// The specification of the last context.
+    /// Returns the specification of the last context.
     pub(crate) fn last_specification(&self) -> Value {
         self.records.rows().contexts.last().unwrap()["spec"].clone()
     }
 
-    /// What was asked for with the last execution.
+    /// Returns the body of the last request for an execution.
     pub(crate) fn last_wish(&self) -> Value {
         self.records.rows().executions.last().unwrap().wish.clone()
     }
@@ -129,7 +129,7 @@ impl Records {
         changed
     }
 
-    /// What the reconciler and an engine would do.
+    /// Does the work of the reconciler and an engine.
     async fn execute(self, id: String, specification: Value) {
         let set = |status: Value| self.change(&id, |execution| execution.status = status);
         let image = specification["image"].as_str().unwrap_or_default();
@@ -152,7 +152,7 @@ impl Records {
                 "say" => {
                     self.change(&id, |execution| execution.logs.extend(format!("{text}\n").bytes()));
                 }
-                // A follower that waits for more is cut off; what it has not been given yet, it asks for again.
+                // The connections of followers break; the client requests again the bytes that it has not received.
                 "cut" => {
                     tokio::time::sleep(Duration::from_millis(100)).await;
                     self.change(&id, |execution| {
@@ -237,7 +237,7 @@ async fn authorize(request: Request, next: Next) -> Response {
     problem(StatusCode::UNAUTHORIZED, "Unauthorized", Some("The token has expired."), json!([]))
 }
 
-/// A row of a list, newest first, behind the cursor, with a link to the next page that names another host.
+/// Returns a page of a list, newest first, from the cursor on, with a link to the next page that names another host.
 fn page(name: &str, newest_first: Vec<Value>, query: &HashMap<String, String>) -> Response {
     let from: usize = query.get("cursor").map_or(0, |cursor| cursor.parse().unwrap());
     let rows: Vec<_> = newest_first.iter().skip(from).take(PAGE).collect();
@@ -269,7 +269,7 @@ async fn engines() -> Response {
     Json(json!({"engines": [up, down]})).into_response()
 }
 
-/// Answers, unless this answer is one that gets lost: a 503 is what a client sees of it.
+/// Responds with 201, or with 503 if this response gets lost: the client then sees a 503.
 fn created(records: &Records, body: Value) -> Response {
     let mut rows = records.rows();
     if rows.lost_answers > 0 {

@@ -1,15 +1,15 @@
-//! Commands: what is quoted is split back, and a library splits alike.
+//! Commands: splitting undoes quoting, and agrees with a library.
 
 use renga_shared::domain::Command;
 
-/// The longest input for which no limit of a command counts.
+/// The maximum length, in bytes, of an input that cannot exceed any limit of a command.
 const UNLIMITED: usize = 10_000;
 
-/// See the module.
+/// Checks the properties in the module's doc.
 pub fn hold(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     let command = Command::split(text);
-    // The library begins comments, and takes joined lines and carriage returns otherwise.
+    // The library supports comments, and treats joined lines and carriage returns differently.
     if text.len() <= UNLIMITED && !text.contains(['\0', '#', '\r']) && !text.contains("\\\n") {
         let words = shlex::split(text);
         let ours = command.as_ref().ok().map(|command| command.as_ref().map_or(&[][..], Command::arguments));
@@ -35,7 +35,7 @@ fn in_double_quotes(argument: &str) -> String {
     format!("\"{quoted}\"")
 }
 
-/// An empty word and the end of a line have no such form.
+/// Quotes with backslashes. An empty word and a line feed have no such form, so they are quoted.
 fn with_backslashes(argument: &str) -> String {
     if argument.is_empty() {
         return "''".into();

@@ -1,5 +1,4 @@
-//! Query strings and cursors: a page leads to the next and keeps what was asked for; what is wrong is told by the
-//! parameter's name.
+//! Query strings and cursors: a page leads to the next with the same parameters; an error names its parameter.
 
 use renga_shared::api::{
     ExecutionQuery, ListQuery, LogsQuery, idempotency_key, parse_rfc3339, rfc3339, wait_preference,
@@ -7,10 +6,11 @@ use renga_shared::api::{
 use renga_shared::domain::{FieldError, Timestamp};
 use uuid::Uuid;
 
-/// The years that RFC 3339 can write.
+/// The years that RFC 3339 can write, in microseconds since the Unix epoch.
 const WRITABLE: std::ops::Range<i64> = -62_167_219_200_000_000..253_402_300_800_000_000;
 
-/// See the module. The first sixteen bytes are the id of a page's last row, the rest a query string or a header.
+/// Checks the properties in the module's doc. The first sixteen bytes are the id of a page's last row, the rest a query
+/// string or a header.
 pub fn hold(input: &[u8]) {
     let Some((id, rest)) = input.split_first_chunk() else { return };
     let last = Uuid::from_bytes(*id);
@@ -39,7 +39,7 @@ fn lists(text: &str, last: Uuid) {
     assert_eq!(ExecutionQuery::parse(&next), Ok(ExecutionQuery { list: expected, state: query.state }), "{next}");
     if let Some(before) = query.list.before {
         let cursor = ListQuery::cursor(before);
-        // What has a percent sign may write the same in another way.
+        // Percent encoding allows other spellings of the same cursor.
         assert!(text.contains('%') || text.contains(&cursor), "{text:?} has another cursor of {before} than {cursor}");
     }
 }
@@ -59,7 +59,7 @@ fn told(text: &str, errors: &[FieldError], known: &[&str]) {
     for error in errors {
         let name = error.pointer.strip_prefix('?');
         assert!(name.is_some_and(|name| known.contains(&name)), "{error:?}");
-        // It may be written in another way.
+        // The name may be percent-encoded.
         assert!(name.is_some_and(|name| text.contains(name)) || text.contains('%'), "{text:?}: {error:?}");
     }
 }

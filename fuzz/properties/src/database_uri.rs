@@ -1,15 +1,15 @@
-//! Database URIs: what is printed or said of one has no password, and what is read stays the same.
+//! Database URIs: no printed form and no error shows the password, and a parsed URI stays the same.
 
 use std::str::FromStr as _;
 
 use renga_shared::sql::uri::{BadDatabaseUri, DatabaseUri};
 use tokio_postgres::config::Host;
 
-/// What stands in a password and nowhere else.
+/// A string that occurs in the password only.
 const SECRET: &str = "HUNTER2";
 
-/// See the module. The first byte chooses between a URI as it is and one that is put together of five lines: user, password,
-/// host, database, parameters.
+/// Checks the properties in the module's doc. The first byte selects a URI as it is, or one composed of five lines:
+/// user, password, host, database, parameters.
 pub fn hold(input: &[u8]) {
     let Some((form, rest)) = input.split_first() else { return };
     let Ok(text) = std::str::from_utf8(rest) else { return };
@@ -21,17 +21,17 @@ fn of_text(text: &str) {
         Ok(uri @ DatabaseUri::Postgres(_)) => of_postgres(&uri),
         Ok(DatabaseUri::Sqlite(path)) => {
             assert!(!path.is_empty() && path != ":memory:" && !path.contains('?'), "{path:?}");
-            // What surrounds a URI is not its own, so a path that ends with a space has no form without parameters.
+            // Space around a URI is trimmed, so a path that ends with a space needs the `?` behind it.
             let again = DatabaseUri::parse(&format!("sqlite:///{path}?"));
             assert_eq!(again, Ok(DatabaseUri::Sqlite(path)));
         }
-        // A word before `://` is a scheme; user names and passwords come with separators.
+        // A scheme is the word before `://`. User names and passwords come with separators.
         Err(BadDatabaseUri::Scheme(said)) => assert!(said.chars().all(|c| c.is_ascii_alphanumeric()), "{said:?}"),
         Err(_) => {}
     }
 }
 
-/// The judge is the library that connects: what it takes for the password must not be shown.
+/// The oracle is the library that connects: the password that it finds must not be shown.
 fn of_postgres(uri: &DatabaseUri) {
     let DatabaseUri::Postgres(whole) = uri else { return };
     assert_eq!(DatabaseUri::parse(whole).as_ref().map(parts), Ok(parts(uri)));
@@ -44,7 +44,7 @@ fn of_postgres(uri: &DatabaseUri) {
     });
     let database = config.get_dbname().unwrap_or_default();
     let elsewhere = format!("postgresql{:?}{}{database}", config.get_ports(), hosts.collect::<String>());
-    // One that is shown for another reason, such as being a port, proves nothing.
+    // A password that is also another part of the URI, such as the port, proves nothing.
     let telling = password.len() >= 4 && !password.contains(['/', ':', ',']) && password.parse::<u64>().is_err();
     if telling && !elsewhere.contains(password) {
         assert!(!shown.contains(password), "{shown:?} shows the password {password:?}");
@@ -56,7 +56,7 @@ fn of_parts(text: &str) {
     let mut line = || lines.next().unwrap_or_default();
     let (user, password, host, database, parameters) = (line(), line(), line(), line(), line());
     let bare = ![user, host, database, parameters].iter().any(|part| part.contains(SECRET));
-    // With a slash these would be another URI.
+    // A slash or an at sign in these parts would make another URI.
     if !bare || host.contains(['/', '@']) || user.contains('/') {
         return;
     }

@@ -1,4 +1,4 @@
-//! Image references: what is read is one by the grammar, is kept as it is, and has one canonical form.
+//! Image references: an accepted one matches the grammar, is kept as it is, and has one canonical form.
 
 use std::sync::LazyLock;
 
@@ -17,7 +17,7 @@ static GRAMMAR: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(&reference).expect("the grammar is a regular expression")
 });
 
-/// See the module.
+/// Checks the properties in the module's doc.
 pub fn hold(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     let image = match ImageRef::parse(text) {

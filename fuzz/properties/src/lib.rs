@@ -1,11 +1,10 @@
-//! What must hold of any input, whoever sends it.
+//! Properties that hold for any input from any sender.
 //!
-//! A module for each kind of input, each with a function `hold` that panics when something does not hold. The fuzz
-//! targets call it with what libFuzzer makes; the test beside this crate calls it with every file of the corpora, so that a
-//! find, once fixed, stays fixed. So nothing here may depend on time, chance or surroundings.
+//! Each kind of input has a module with a function `hold`, which panics if a property does not hold. The fuzz targets
+//! call it with inputs from libFuzzer. The test of this crate calls it with every file of the corpora, so that a fixed
+//! fault stays fixed. Nothing in this crate may therefore depend on time, randomness or the environment.
 //!
-//! Where there is one, the judge is something else than the code that is judged: another library, a grammar, or a plain
-//! check of the outcome.
+//! Where possible, the oracle is not the tested code but another library, a grammar, or a plain check of the outcome.
 
 pub mod command;
 pub mod cursor;
@@ -15,10 +14,11 @@ pub mod log_frames;
 pub mod specification;
 pub mod token;
 
-/// A kind of input: its name, which is that of its fuzz target and its corpus, and what must hold of it.
+/// A kind of input: its name, which is also that of its fuzz target and corpus, and the function that checks its
+/// properties.
 pub type Target = (&'static str, fn(&[u8]));
 
-/// All of them.
+/// All kinds of input.
 pub const TARGETS: [Target; 7] = [
     ("command", command::hold),
     ("cursor", cursor::hold),

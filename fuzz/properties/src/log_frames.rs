@@ -1,5 +1,5 @@
-//! Logs: stored frames are read back as they were written, wherever chunks begin and end; what Docker gives becomes the same
-//! bytes in the same order; what is damaged invents nothing.
+//! Logs: stored frames are decoded as they were encoded, wherever chunks begin and end; Docker's output becomes the
+//! same bytes in the same order; damaged data adds nothing.
 
 use bollard::container::LogOutput;
 use bytes::Bytes;
@@ -8,7 +8,8 @@ use renga_reconciler::engine::{EngineError, LogEntry};
 use renga_shared::api::rfc3339_nanos;
 use renga_shared::sql::logs::{Frame, LogStream};
 
-/// See the module. The first byte chooses between bytes that may be frames, frames to be written, and what Docker gives.
+/// Checks the properties in the module's doc. The first byte selects bytes that may be frames, frames to encode, or
+/// Docker's output.
 pub fn hold(input: &[u8]) {
     let Some((form, rest)) = input.split_first() else { return };
     match form % 3 {
@@ -18,7 +19,7 @@ pub fn hold(input: &[u8]) {
     }
 }
 
-/// Whatever is read was there: written again, it is what the bytes begin with.
+/// Checks that the decoded frames, encoded again, are a prefix of the input.
 fn read(bytes: &[u8]) {
     let mut again = Vec::new();
     for frame in Frame::decode(bytes) {
@@ -34,7 +35,7 @@ struct Piece<'a> {
     bytes: &'a [u8],
 }
 
-/// The pieces of the input: one byte of flags, one of length, eight of the number, then the bytes.
+/// Returns the pieces of the input: one byte of flags, one of length, eight of the number, then the bytes.
 fn pieces(mut input: &[u8]) -> Vec<Piece<'_>> {
     let mut pieces = Vec::new();
     while let Some(([flags, length, number @ ..], rest)) = input.split_first_chunk::<10>() {
@@ -67,7 +68,7 @@ fn written(input: &[u8]) {
     assert_eq!(chunks.concat(), whole);
     assert!(Frame::decode(&whole).eq(frames.iter().copied()), "one chunk");
     assert!(chunks.iter().flat_map(|chunk| Frame::decode(chunk)).eq(frames.iter().copied()), "several chunks");
-    // Cut anywhere, every whole frame before the cut is still there, and nothing else.
+    // For a cut at any place, exactly the whole frames before it are decoded.
     let cuts = pieces.iter().map(|piece| piece.number.unsigned_abs() % (whole.len() as u64 + 1));
     for cut in cuts.filter_map(|cut| usize::try_from(cut).ok()) {
         let kept = ends.iter().filter(|end| **end <= cut).count();
@@ -95,7 +96,7 @@ fn given(input: &[u8]) {
     match entries(outputs, loses_line_ends) {
         Ok(entries) => {
             assert!(entries.is_sorted_by_key(|entry| entry.nanos), "{entries:?}");
-            // What is given without a time of ours may begin with one of its own.
+            // A message without a generated timestamp may begin with a timestamp of its own.
             if pieces.iter().all(|piece| piece.flags & 4 == 0) {
                 compare(&pieces, &entries, loses_line_ends);
             }
@@ -107,7 +108,7 @@ fn given(input: &[u8]) {
     }
 }
 
-/// The same bytes in the same order; line ends are added only where they are lost.
+/// Checks for the same bytes in the same order. Line ends may be added only if Docker loses them.
 fn compare(pieces: &[Piece<'_>], entries: &[LogEntry], loses_line_ends: bool) {
     let mut expected = pieces.iter().filter(|piece| !piece.bytes.is_empty()).peekable();
     for entry in entries {

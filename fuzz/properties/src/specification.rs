@@ -1,5 +1,5 @@
-//! Specifications and requests for executions: what is read is stored and read back the same and becomes a request that
-//! keeps within what Docker may be asked; what is refused is told with places that are there.
+//! Specifications and requests for executions: an accepted one is stored and read back the same, and becomes a Docker
+//! request within the allowed bounds; the errors of a rejected one point to existing places.
 
 use std::collections::BTreeMap;
 
@@ -14,11 +14,11 @@ use uuid::Uuid;
 
 /// The folder of the host that volumes may use.
 const ALLOWED: &str = "/srv/allowed";
-/// The most bad fields that are told one by one, and a last one that counts the others.
+/// The maximum number of errors: the listed ones, and a last one that counts the others.
 const MOST_TOLD: usize = 1_001;
 
-/// See the module. Two bodies, the second after a NUL, which no JSON contains: the specification and the request for an
-/// execution.
+/// Checks the properties in the module's doc. The input has two bodies, separated by a NUL, which no JSON contains: the
+/// specification and the request for an execution.
 pub fn hold(input: &[u8]) {
     let mut bodies = input.splitn(2, |byte| *byte == 0);
     let (spec, execution) = (bodies.next().unwrap_or_default(), bodies.next().unwrap_or_default());
@@ -33,14 +33,14 @@ pub fn hold(input: &[u8]) {
     }
 }
 
-/// A body, which is printed and read again the same.
+/// Parses a body, and checks that it is printed and parsed again the same.
 fn body(bytes: &[u8]) -> Option<Value> {
     let posted = parse_json(bytes).ok()?;
     assert_eq!(parse_json(posted.to_string().as_bytes()).ok().as_ref(), Some(&posted));
     Some(posted)
 }
 
-/// The environment that a request for an execution asks for, as it is after it was stored.
+/// Returns the environment in a request for an execution, after it was stored and read back.
 fn execution_of(posted: &Value) -> Option<BTreeMap<String, String>> {
     let execution = match NewExecution::parse(posted) {
         Ok(execution) => execution,
@@ -64,7 +64,7 @@ fn stored(posted: &Value, spec: &Specification) {
     assert_eq!(Specification::to_stored(&shown), text, "stored twice it is the same");
 }
 
-/// Every pointer leads to a place in what was posted, or to where something is missing in an object that is there.
+/// Checks that every pointer leads to a place in the body, or to a missing field of an existing object.
 fn told(posted: &Value, errors: &[FieldError]) {
     assert!((1..=MOST_TOLD).contains(&errors.len()), "{errors:?}");
     for FieldError { pointer, detail } in errors {
@@ -107,7 +107,7 @@ fn requested(spec: Specification, execution: &BTreeMap<String, String>) {
     assert!(!has_nul(&sent), "no engine takes a NUL: {sent}");
 }
 
-/// Nothing widens what a container may do, whatever was posted.
+/// Checks that no field of the request widens the container's permissions.
 fn within_bounds(host: &Value) {
     let known = [
         "CapDrop",

@@ -1,6 +1,6 @@
-//! Tokens: nothing is believed that the key did not sign, and what is believed says what it must.
+//! Tokens: a token without the key's signature is rejected, and an accepted token has the required claims.
 //!
-//! The key is the same each time, so that a find can be replayed; it protects nothing.
+//! The key is constant, so that a crash can be replayed. It protects nothing.
 
 use std::sync::LazyLock;
 
@@ -18,9 +18,9 @@ use self::claims::Chosen;
 mod claims;
 
 const ISSUER: &str = "http://issuer.test/realms/Renga";
-/// Now, in seconds since the Unix epoch.
+/// The current time, in seconds since the Unix epoch.
 const NOW: i64 = 1_700_000_000;
-/// How far clocks may be apart, in seconds.
+/// The allowed difference between clocks, in seconds.
 const LEEWAY: i64 = 30;
 /// The claim with the scopes.
 const SCOPES: &str = "scope";
@@ -32,8 +32,9 @@ static VERIFIER: LazyLock<Verifier> = LazyLock::new(|| {
     Verifier::new(key, Expected::of(ISSUER, Some(SCOPES.into())))
 });
 
-/// See the module. The first byte chooses what the rest is: an `Authorization` header; the three parts of a token, a line
-/// each, before they are encoded; the first two of them, to be signed; or the choice of claims, to be signed.
+/// Checks the properties in the module's doc. The first byte selects the meaning of the rest: an `Authorization`
+/// header; the three parts of a token, a line each, not yet encoded; the first two parts, to be signed; or the choice
+/// of claims, to be signed.
 pub fn hold(input: &[u8]) {
     let Some((form, rest)) = input.split_first() else { return };
     match form % 4 {
@@ -64,7 +65,7 @@ fn signed_texts(input: &[u8]) {
     let message = message(part(), part());
     let Err(error) = compare(&format!("{message}.")) else { return };
     let error = if error == TokenError::Signature { compare(&sign(&message)).err() } else { Some(error) };
-    // What is strange in other ways may be refused as malformed, and for what the library that verifies asks beyond it.
+    // A token may also be malformed in other ways, or fail a further check of the library.
     if let (Some(error), Some(_)) = (error, plainly(&message)) {
         assert!(matches!(error, TokenError::Malformed | TokenError::Signature), "{message} is refused: {error}");
     }
@@ -73,7 +74,8 @@ fn signed_texts(input: &[u8]) {
 fn signed_claims(input: &[u8]) {
     let chosen = Chosen::of(input);
     let message = message(chosen.header.as_bytes(), chosen.claims.to_string().as_bytes());
-    // Signatures cost a hundred times the rest: what is bad is refused without, and seldom tried with one as well.
+    // Signatures cost a hundred times the rest, so an invalid token is checked without one, and only seldom with one as
+    // well.
     let digest = input.iter().fold(0_usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(usize::from(*byte)));
     if chosen.expected.is_none() && digest % 16 > 0 {
         let refused = compare(&format!("{message}.")).err();
@@ -82,7 +84,7 @@ fn signed_claims(input: &[u8]) {
     let token = sign(&message);
     let believed = compare(&token);
     assert_eq!(believed.as_ref().ok(), chosen.expected.as_ref(), "{} {}", chosen.header, chosen.claims);
-    // Whatever is changed in a token that is believed, it is believed no longer.
+    // A changed token must be rejected, whatever byte was changed.
     let at = digest % token.len();
     let mut changed = token.into_bytes();
     changed[at] = if changed[at] == b'A' { b'B' } else { b'A' };
@@ -102,7 +104,7 @@ fn sign(message: &str) -> String {
     format!("{message}.{}", encode(KEYS.sk.sign(message, None).as_ref()))
 }
 
-/// Verifies a token. What is believed must pass the plain checks of claims and signature, and tell the same subject.
+/// Verifies a token. An accepted token must pass the plain checks of claims and signature, and have the same subject.
 fn compare(token: &str) -> Result<Principal, TokenError> {
     let believed = VERIFIER.verify(token, Timestamp(NOW * 1_000_000));
     if let Ok(principal) = &believed {
@@ -132,8 +134,8 @@ struct Claims {
     typ: Option<Value>,
 }
 
-/// The subject of a token that should be believed if it is signed, by the words of the standards and nothing of ours but the
-/// last second that counts.
+/// Returns the subject of a token that must be accepted if it is signed. Uses only the standards' rules, and of this
+/// project only the last allowed second.
 fn plainly(message: &str) -> Option<String> {
     let decode = |part: &str| BASE64_URL_SAFE_NO_PAD.decode(part).ok();
     let (header, claims) = message.split_once('.')?;

@@ -1,4 +1,4 @@
-//! Replays the corpora of the fuzz targets: what was found once must hold.
+//! Replays the corpora of the fuzz targets, so that a fault that was found once stays fixed.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name)
 }
 
-/// The names in a folder, without their endings.
+/// Returns the names in a folder, without their extensions.
 fn names(name: &str) -> BTreeSet<String> {
     let entries = std::fs::read_dir(folder(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
     entries.map(|entry| entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned()).collect()
@@ -21,7 +21,7 @@ fn replay(name: &str) {
     let mut replayed = 0;
     for entry in std::fs::read_dir(&corpus).unwrap() {
         let path = entry.unwrap().path();
-        // Shown when what follows panics: the last one is the one.
+        // If `hold` panics, the last printed path is that of the input.
         println!("{}", path.display());
         hold(&std::fs::read(&path).unwrap());
         replayed += 1;

@@ -1,4 +1,4 @@
-//! The bodies of answers. A specification or an environment that was stored as JSON is passed on as it is, unparsed.
+//! Bodies of responses. Stored JSON (specification, placement, ports) is passed on as it is, unparsed.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -12,73 +12,75 @@ use crate::sql::executions::ExecutionRow;
 /// A context.
 #[derive(Debug, Serialize)]
 pub struct ContextBody {
-    /// Its id.
+    /// The id.
     pub identifier: String,
-    /// Its specification, as it was given.
+    /// The specification, as the client sent it.
     pub spec: Box<RawValue>,
-    /// When it was made.
+    /// The time of creation.
     pub created: String,
 }
 
 /// A list of contexts.
 #[derive(Debug, Serialize)]
 pub struct ContextList {
-    /// Newest first.
+    /// The contexts, newest first.
     pub contexts: Vec<ContextBody>,
 }
 
 /// An execution.
 #[derive(Debug, Serialize)]
 pub struct ExecutionBody {
-    /// Its id.
+    /// The id.
     pub identifier: String,
-    /// The id of its context.
+    /// The id of the context.
     pub context_id: String,
-    /// When it was asked for.
+    /// The time of the request.
     pub created: String,
-    /// The engine, or kind of engine, that was asked for; `null` leaves it to the deployer.
+    /// The requested engine, or kind of engine; `null` if the deployer chooses.
     pub engine: Option<String>,
-    /// The namespace that was asked for.
+    /// The requested namespace.
     pub namespace: String,
-    /// The environment that was asked for, with what the deployer adds.
+    /// The requested environment, with the variables that the deployer adds.
     pub environment: serde_json::Map<String, serde_json::Value>,
-    /// For clients of the 2018 service.
+    /// The legacy state, for clients of the 2018 service.
     pub state: &'static str,
-    /// What became of it.
+    /// The observed status.
     pub status: StatusBody,
 }
 
-/// What became of an execution.
+/// The observed status of an execution.
 #[derive(Debug, Serialize)]
 pub struct StatusBody {
-    /// Where it is in its life.
+    /// The phase of its life cycle.
     pub phase: &'static str,
-    /// Why: a CamelCase word.
+    /// The reason of the phase: a CamelCase word.
     pub reason: Option<String>,
-    /// Why: a sentence.
+    /// The reason of the phase: a sentence.
     pub message: Option<String>,
-    /// Its exit code; `128 + signal` after a signal.
+    /// The exit code; `128 + signal` after a signal.
     pub exit_code: Option<i64>,
-    /// When it began to run.
+    /// The time when the container started.
     pub started: Option<String>,
-    /// When it ended.
+    /// The time when the container ended.
     pub finished: Option<String>,
-    /// The engine that runs it.
+    /// The engine that runs the execution.
     pub engine: Option<String>,
-    /// That engine's own id of it.
+    /// The id of the container in that engine.
     pub engine_id: Option<String>,
-    /// Which engine was chosen, and why each other one was passed over: a [`PlacementRecord`](crate::placement::PlacementRecord).
+    /// The chosen engine, and why each other one was not chosen: a
+    /// [`PlacementRecord`](crate::placement::PlacementRecord).
     pub placement: Option<Box<RawValue>>,
 }
 
 /// A list of executions.
 #[derive(Debug, Serialize)]
 pub struct ExecutionList {
-    /// Newest first.
+    /// The executions, newest first.
     pub executions: Vec<ExecutionBody>,
 }
 
-/// A published port. Clients of the 2018 service look for `token` and `filename`, which must never be here.
+/// A published port. It must never have the fields `token` or `filename`, because clients of the 2018 service look for
+/// them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortBody {
     /// The port inside the container.
@@ -87,9 +89,9 @@ pub struct PortBody {
     pub host: String,
     /// The port to connect to.
     pub exposed: String,
-    /// In upper case.
+    /// The protocol, in upper case.
     pub protocol: String,
-    /// The path, behind an ingress.
+    /// The path, if the port is behind an ingress.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
 }
@@ -97,41 +99,41 @@ pub struct PortBody {
 /// A list of ports.
 #[derive(Debug, Serialize)]
 pub struct PortList {
-    /// In the order of the specification.
+    /// The ports, in the order of the specification.
     pub ports: Box<RawValue>,
 }
 
 /// An engine.
 #[derive(Debug, Serialize)]
 pub struct EngineBody {
-    /// Its configured name.
+    /// The configured name.
     pub name: String,
-    /// What it is.
+    /// The kind of engine.
     pub kind: String,
-    /// Whether it answers.
+    /// Whether the engine answers.
     pub up: bool,
-    /// Since when it does, or does not.
+    /// The time since when `up` has its value.
     pub since: String,
-    /// Why it does not.
+    /// Why the engine does not answer.
     pub reason: Option<String>,
-    /// The version that it told.
+    /// The version that the engine reported.
     pub version: Option<String>,
-    /// How many executions are placed there and have not ended.
+    /// Number of executions that are placed on the engine and have not ended.
     pub placed: u32,
-    /// How many of them run.
+    /// Number of those that run.
     pub running: u32,
-    /// How many of them do not run yet.
+    /// Number of those that do not run yet.
     pub pending: u32,
-    /// How many wait for a place there.
+    /// Number of executions that wait for capacity on the engine.
     pub waiting: u32,
-    /// What it accepts and how much room it has.
+    /// The engine's profile, with its free capacity.
     pub offer: Offer,
 }
 
 /// A list of engines.
 #[derive(Debug, Serialize)]
 pub struct EngineList {
-    /// By name.
+    /// The engines, ordered by name.
     pub engines: Vec<EngineBody>,
 }
 
@@ -148,10 +150,10 @@ impl TryFrom<ContextRow> for ContextBody {
 }
 
 impl ExecutionBody {
-    /// The body of a row, with what the deployer adds to every environment.
+    /// Returns the body of a row, with the variables that the deployer adds to every environment.
     ///
     /// # Errors
-    /// When the stored environment is no JSON object.
+    /// Fails if the stored environment or placement is not valid JSON.
     pub fn of(row: ExecutionRow, added: Vec<(String, String)>) -> Result<Self, serde_json::Error> {
         let state = row.client_state().as_str();
         let facts = row.status.facts();

@@ -1,7 +1,7 @@
-//! Reading a body as JSON.
+//! Reads a body as JSON.
 //!
-//! `serde_json` keeps the last of two fields with one name and drops the first in silence: what a client sent would be
-//! ignored without a word. Here that is an error, as every other field that is not understood.
+//! If an object has a field twice, `serde_json` keeps the last one and silently drops the first. Here this is an error,
+//! as is every other field that is not understood.
 
 use std::fmt;
 
@@ -13,7 +13,7 @@ use super::Problem;
 /// Reads a body; an empty one is null.
 ///
 /// # Errors
-/// When it is no JSON, or has a field twice.
+/// Fails if the body is not JSON, or has a field twice.
 pub fn parse_json(body: &[u8]) -> Result<Value, Problem> {
     if body.is_empty() {
         return Ok(Value::Null);
@@ -23,7 +23,7 @@ pub fn parse_json(body: &[u8]) -> Result<Value, Problem> {
         .map_err(|error| Problem::bad_json(format!("The body cannot be read as JSON: {error}.")))
 }
 
-/// A value in which every object has each name once.
+/// A JSON value in which no object has a field twice.
 struct Unique(Value);
 
 impl<'de> Deserialize<'de> for Unique {
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bodies_are_read_as_the_library_reads_them() {
+    fn bodies_are_read_as_by_serde_json() {
         for text in [
             "null",
             "true",
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_json_is_refused() {
+    fn invalid_json_is_rejected() {
         let deep = "[".repeat(1 << 19);
         for bad in [
             &b" "[..],
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_that_is_there_twice_is_named() {
+    fn a_duplicate_field_is_named() {
         for (bad, name) in [(r#"{"a":1,"a":1}"#, "a"), (r#"{"b":[{"x":1,"c":2,"\u0063":3}]}"#, "c")] {
             let detail = parse_json(bad.as_bytes()).unwrap_err().detail.unwrap();
             assert!(detail.contains(&format!("{name:?} is there twice at line 1")), "{detail}");

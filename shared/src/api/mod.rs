@@ -1,4 +1,4 @@
-//! What travels over HTTP: bodies, problems, query strings and headers.
+//! The HTTP interface: bodies, problems, query strings and headers.
 
 mod bodies;
 mod json;

@@ -1,35 +1,35 @@
-//! Errors as clients see them: `application/problem+json` (RFC 9457). All titles stand here but those of 503, which say
-//! what is away. There is no `type`: a problem means what its status means, and the title says which case it is.
+//! Errors for clients: `application/problem+json` (RFC 9457). This file has all titles except those of 503, which name
+//! the unavailable service. There is no `type`: the status gives the meaning, and the title gives the case.
 
 use serde::Serialize;
 
 use crate::auth::TokenError;
 use crate::domain::FieldError;
 
-/// An error for a client, with the headers that belong to it. Holds nothing internal.
+/// An error for a client, with its response headers. It has no internal information.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
-    /// The same for every problem of its kind.
+    /// The title; the same for all problems of one kind.
     pub title: &'static str,
     /// The HTTP status.
     pub status: u16,
-    /// About this one.
+    /// Details of this problem.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
-    /// Each bad field.
+    /// The bad fields.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<BadField>,
-    /// Headers of the answer.
+    /// Headers of the response.
     #[serde(skip)]
     pub headers: Vec<(&'static str, String)>,
 }
 
-/// A field that is not as it should be.
+/// A field that is not valid.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct BadField {
     /// A JSON pointer (RFC 6901), or the name of a header or query parameter.
     pub pointer: String,
-    /// What is wrong, and what would be right.
+    /// The fault, and the expected form.
     pub detail: String,
 }
 
@@ -46,7 +46,7 @@ impl Problem {
         self
     }
 
-    /// 400: the method, the path or a header is not as HTTP has it.
+    /// 400: the method, the path or a header is not valid HTTP.
     pub fn bad_head() -> Self {
         Self::new(400, "Malformed request", "The method, the path or a header cannot be read.".to_owned())
     }
@@ -56,7 +56,7 @@ impl Problem {
         Self::new(400, "Malformed JSON", detail.into())
     }
 
-    /// 400: fields, headers or parameters are not as they should be.
+    /// 400: fields, headers or parameters are not valid.
     pub fn bad_fields(errors: Vec<FieldError>) -> Self {
         let mut problem = Self::new(400, "Invalid request", format!("{} field(s) are not valid.", errors.len()));
         problem.errors =
@@ -64,14 +64,15 @@ impl Problem {
         problem
     }
 
-    /// 400: an id in the path is no UUID.
+    /// 400: an id in the path is not a UUID.
     pub fn not_a_uuid(what: &str) -> Self {
         Self::new(400, "Malformed identifier", format!("The {what} in the path is not a UUID."))
     }
 
-    /// 401: who asks is not known. `reason` goes into the challenge (RFC 6750, section 3) and holds nothing of the token.
+    /// 401: the token was rejected. `reason` goes into the challenge (RFC 6750, section 3); it must have nothing of the
+    /// token.
     pub fn unauthorized(reason: &str) -> Self {
-        // What may stand in a description: printable ASCII without quotes and backslashes.
+        // A description may have printable ASCII without quotes and backslashes.
         let described = reason.replace(|c| !matches!(c, ' '..='~') || c == '"' || c == '\\', "'");
         Self::new(401, "Unauthorized", reason.to_owned()).with_header(
             "www-authenticate",
@@ -79,28 +80,28 @@ impl Problem {
         )
     }
 
-    /// 403: the token does not carry these scopes, separated by spaces (RFC 6750, section 3.1).
+    /// 403: the token lacks the scopes in `missing`, separated by spaces (RFC 6750, section 3.1).
     pub fn insufficient_scope(missing: &str) -> Self {
         Self::new(403, "Insufficient scope", format!("The token lacks: {missing}."))
             .with_header("www-authenticate", format!("Bearer error=\"insufficient_scope\", scope=\"{missing}\""))
     }
 
-    /// 403: whoever decides has refused.
+    /// 403: the authority that decides about access has refused the request.
     pub fn refused(detail: &str) -> Self {
         Self::new(403, "Refused", detail.to_owned())
     }
 
-    /// 404: unknown, somebody else's, or under another context. All alike.
+    /// 404: unknown, owned by another user, or under another context. All look the same.
     pub fn not_found() -> Self {
         Self::new(404, "Not found", "There is nothing here, or nothing that this token may see.".to_owned())
     }
 
-    /// 405: the path has other methods.
+    /// 405: the path has only the methods in `allowed`.
     pub fn method_not_allowed(allowed: &str) -> Self {
         Self::new(405, "Method not allowed", format!("Allowed here: {allowed}.")).with_header("allow", allowed)
     }
 
-    /// 409: an idempotency key that was used for another request.
+    /// 409: the idempotency key was used for another request.
     pub fn key_reused() -> Self {
         let detail = "This Idempotency-Key was used before, for another request; use a new one.".to_owned();
         Self::new(409, "Idempotency key reused", detail)
@@ -121,24 +122,24 @@ impl Problem {
         Self::new(413, "Body too large", format!("At most {most} bytes are accepted."))
     }
 
-    /// 415: the body is no JSON by its own account.
+    /// 415: the declared media type is not JSON.
     pub fn unsupported_media_type() -> Self {
         Self::new(415, "Unsupported media type", "Send application/json.".to_owned())
     }
 
-    /// 503: something that is needed is away for now.
+    /// 503: a service that is needed is unavailable for now.
     pub fn unavailable(title: &'static str, detail: &str, retry_after_seconds: u32) -> Self {
         Self::new(503, title, detail.to_owned()).with_header("retry-after", retry_after_seconds.to_string())
     }
 
-    /// 500: a mistake of ours.
+    /// 500: a fault of this service.
     pub fn internal() -> Self {
         Self::new(500, "Internal error", "The service made a mistake; its operator finds more in its log.".to_owned())
     }
 }
 
 impl From<TokenError> for Problem {
-    /// 401, for the token's own reason.
+    /// 401, with the reason that the token was rejected.
     fn from(error: TokenError) -> Self {
         Self::unauthorized(&error.to_string())
     }
@@ -164,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn each_has_its_status_and_headers() {
+    fn each_problem_has_its_status_and_headers() {
         let header = |name, value: &str| vec![(name, value.to_owned())];
         for (problem, status, headers) in [
             (Problem::bad_json("x".to_owned()), 400, vec![]),
@@ -205,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_challenge_cannot_be_broken_out_of() {
+    fn a_reason_cannot_escape_the_challenge() {
         let problem = Problem::unauthorized("a\"b\\c\r\nd: ä");
         assert_eq!(problem.headers[0].1, r#"Bearer error="invalid_token", error_description="a'b'c''d: '""#);
     }

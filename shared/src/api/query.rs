@@ -1,7 +1,7 @@
-//! Query strings and headers that say how to answer.
+//! Query strings and headers that select the response.
 //!
-//! A parameter that is not known is ignored, since proxies and clients of the 2018 service add their own; one that is known and
-//! wrong is an error.
+//! An unknown parameter is ignored, because proxies and clients of the 2018 service add their own. An invalid value of
+//! a known parameter is an error.
 
 use std::borrow::Cow;
 use std::str::FromStr;
@@ -13,39 +13,39 @@ use uuid::Uuid;
 use super::parse_rfc3339;
 use crate::domain::{ClientState, FieldError, Timestamp};
 
-/// The most rows of a page, and of a list without a limit.
+/// The maximum number of rows per page, and of a list without a limit.
 const MOST_ROWS: u32 = 1_000;
-/// The longest wait that a client may ask for, in seconds: less than the minute after which proxies give up.
+/// The maximum wait that a client may request, in seconds. It is less than the minute after which proxies give up.
 const LONGEST_WAIT: u32 = 50;
 
-/// How a list is to be answered.
+/// The parameters of a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListQuery {
-    /// The most rows; what the client said, if it did.
+    /// The maximum number of rows, if the client gave one.
     pub limit: Option<u32>,
     /// Only rows older than this one.
     pub before: Option<Uuid>,
-    /// Only those with this label, whole or by key.
+    /// Only rows with this label; a key alone matches every label with that key.
     pub label: Option<String>,
 }
 
-/// How a list of executions is to be answered.
+/// The parameters of a list of executions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExecutionQuery {
-    /// What all lists have.
+    /// The parameters that all lists have.
     pub list: ListQuery,
-    /// Only those in this state.
+    /// Only executions in this state.
     pub state: Option<ClientState>,
 }
 
-/// How logs are to be answered.
+/// The parameters of a request for logs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogsQuery {
-    /// Go on until the execution ends.
+    /// Continue until the execution ends.
     pub follow: bool,
-    /// Only the last so many lines.
+    /// Only the last lines, this many.
     pub tail: Option<usize>,
-    /// Only what was written from then on.
+    /// Only lines written at or after this time.
     pub since: Option<Timestamp>,
     /// Begin each line with its time.
     pub timestamps: bool,
@@ -54,10 +54,10 @@ pub struct LogsQuery {
 }
 
 impl ListQuery {
-    /// Reads a query string.
+    /// Parses a query string.
     ///
     /// # Errors
-    /// Every wrong parameter.
+    /// All invalid parameters.
     pub fn parse(query: &str) -> Result<Self, Vec<FieldError>> {
         let mut parameters = Parameters::of(query);
         let list = Self::read(&mut parameters);
@@ -79,17 +79,17 @@ impl ListQuery {
         }
     }
 
-    /// The most rows to answer with.
+    /// Returns the maximum number of rows for the response.
     pub fn rows(&self) -> u32 {
         self.limit.unwrap_or(MOST_ROWS)
     }
 
-    /// The cursor that continues after the row `last`.
+    /// Returns the cursor that continues after the row `last`.
     pub fn cursor(last: Uuid) -> String {
         BASE64_URL_SAFE_NO_PAD.encode(last.as_bytes())
     }
 
-    /// The query string of the page after the row `last`.
+    /// Returns the query string of the page after the row `last`.
     pub fn next_page(&self, last: Uuid, state: Option<ClientState>) -> String {
         let mut query = form_urlencoded::Serializer::new(String::new());
         query.append_pair("limit", &self.rows().to_string());
@@ -109,10 +109,10 @@ fn cursor_id(text: &str) -> Option<Uuid> {
 }
 
 impl ExecutionQuery {
-    /// Reads a query string.
+    /// Parses a query string.
     ///
     /// # Errors
-    /// Every wrong parameter.
+    /// All invalid parameters.
     pub fn parse(query: &str) -> Result<Self, Vec<FieldError>> {
         let mut parameters = Parameters::of(query);
         let list = ListQuery::read(&mut parameters);
@@ -123,10 +123,10 @@ impl ExecutionQuery {
 }
 
 impl LogsQuery {
-    /// Reads a query string.
+    /// Parses a query string.
     ///
     /// # Errors
-    /// Every wrong parameter.
+    /// All invalid parameters.
     pub fn parse(query: &str) -> Result<Self, Vec<FieldError>> {
         let mut parameters = Parameters::of(query);
         let truth = |text: &str| match text.to_ascii_lowercase().as_str() {
@@ -140,7 +140,7 @@ impl LogsQuery {
                 whole_number(text).map(|lines| usize::try_from(lines).unwrap_or(usize::MAX))
             }),
             since: parameters.read("since", "must be a time as RFC 3339 writes it", |text| {
-                // In a query string a plus sign is a space, and many forget to write it as %2B.
+                // In a query string a plus sign means a space. Many clients do not escape it as %2B.
                 parse_rfc3339(&text.replace(' ', "+"))
             }),
             timestamps: parameters.read("timestamps", "must be true or false", truth).unwrap_or(false),
@@ -156,7 +156,7 @@ impl LogsQuery {
     }
 }
 
-/// The parameters of a query string; of one given twice, the last counts.
+/// The parameters of a query string. If one is given twice, the last one counts.
 struct Parameters<'a> {
     given: Vec<(Cow<'a, str>, Cow<'a, str>)>,
     problems: Vec<FieldError>,
@@ -181,8 +181,8 @@ impl<'a> Parameters<'a> {
     }
 }
 
-/// The seconds that `Prefer: wait=N` asks for (RFC 7240, section 4.3), at most fifty. Of a preference given twice the
-/// first counts, and one that cannot be read is ignored, as the RFC has it.
+/// Returns the seconds of `Prefer: wait=N` (RFC 7240, section 4.3), at most fifty. As in the RFC, the first of several
+/// values counts, and an invalid one is ignored.
 pub fn wait_preference<'a>(headers: impl IntoIterator<Item = &'a str>) -> Option<u32> {
     let preferences = headers.into_iter().flat_map(|header| split_outside_quotes(header, ','));
     let mut values = preferences.filter_map(|preference| {
@@ -195,7 +195,7 @@ pub fn wait_preference<'a>(headers: impl IntoIterator<Item = &'a str>) -> Option
     whole_number(digits).map(|seconds| u32::try_from(seconds).map_or(LONGEST_WAIT, |s| s.min(LONGEST_WAIT)))
 }
 
-/// The parts of a header's value. A separator inside a quoted text separates nothing.
+/// Splits a header's value at `separator`, except inside quoted strings.
 fn split_outside_quotes(text: &str, separator: char) -> impl Iterator<Item = &str> {
     let (mut quoted, mut escaped) = (false, false);
     text.split(move |c| {
@@ -212,7 +212,7 @@ fn split_outside_quotes(text: &str, separator: char) -> impl Iterator<Item = &st
     })
 }
 
-/// Digits as a number; the greatest one when there are too many.
+/// Parses digits as a number; returns the greatest number if there are too many digits.
 fn whole_number(text: &str) -> Option<u64> {
     let digits = !text.is_empty() && text.chars().all(|c| c.is_ascii_digit());
     digits.then(|| text.parse().unwrap_or(u64::MAX))
@@ -221,7 +221,7 @@ fn whole_number(text: &str) -> Option<u64> {
 /// Checks an `Idempotency-Key`.
 ///
 /// # Errors
-/// When it is not 1 to 255 visible ASCII characters.
+/// Fails if it is not 1 to 255 visible ASCII characters.
 pub fn idempotency_key(header: &[u8]) -> Result<&str, FieldError> {
     let visible = (1..=255).contains(&header.len()) && header.iter().all(u8::is_ascii_graphic);
     std::str::from_utf8(header).ok().filter(|_| visible).ok_or_else(|| FieldError {
@@ -236,7 +236,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn lists_are_asked_for() {
+    fn list_queries_are_parsed() {
         let query = ExecutionQuery::parse("limit=5&label=a%3Db%20c&state=running&other=1").unwrap();
         assert_eq!(query.list.limit, Some(5));
         assert_eq!(query.list.label.as_deref(), Some("a=b c"));
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn logs_are_asked_for() {
+    fn log_queries_are_parsed() {
         let query = LogsQuery::parse("follow=true&tail=10&since=2017-07-14T02:40:00+00:00&timestamps=1").unwrap();
         assert!(query.follow && query.timestamps);
         assert_eq!((query.tail, query.since), (Some(10), Some(Timestamp(1_500_000_000_000_000))));
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn waits_are_preferred() {
+    fn wait_preferences_are_parsed() {
         for (headers, expected) in [
             (vec!["wait=5"], Some(5)),
             (vec!["respond-async, wait=\"10\"; x=y"], Some(10)),
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_visible() {
+    fn idempotency_keys_are_visible_ascii() {
         assert_eq!(idempotency_key(b"a-1"), Ok("a-1"));
         for bad in [&b""[..], b"a b", b"\xff", &[b'a'; 256]] {
             assert!(idempotency_key(bad).is_err());
@@ -327,7 +327,7 @@ mod tests {
         }
 
         #[test]
-        fn any_query_and_header_is_read_or_refused(text in r#"((limit|tail|wait|since|cursor|label|follow)=)?[%&=,;"\\0-9a-z ]{0,16}"#) {
+        fn any_query_and_header_is_parsed_or_rejected(text in r#"((limit|tail|wait|since|cursor|label|follow)=)?[%&=,;"\\0-9a-z ]{0,16}"#) {
             for errors in [ExecutionQuery::parse(&text).err(), LogsQuery::parse(&text).err()].into_iter().flatten() {
                 prop_assert!(!errors.is_empty());
             }

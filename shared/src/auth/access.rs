@@ -1,19 +1,19 @@
-//! Whose things a valid token reaches: `DEPLOYER_ACCESS`.
+//! Which objects a valid token gives access to: `DEPLOYER_ACCESS`.
 
 use crate::sql::Visible;
 
-/// Whose things a valid token reaches.
+/// Which objects a valid token gives access to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Access {
-    /// Its subject's own.
+    /// Only objects of the token's subject.
     #[default]
     Owned,
-    /// Everybody's, as with the 2018 service.
+    /// All objects, as in the 2018 service.
     Shared,
 }
 
 impl Access {
-    /// Reads `owned` or `shared`.
+    /// Parses `owned` or `shared`.
     pub fn parse(text: &str) -> Option<Self> {
         match text {
             "owned" => Some(Self::Owned),
@@ -22,7 +22,7 @@ impl Access {
         }
     }
 
-    /// What `subject` may see.
+    /// Returns the filter for objects that `subject` may see.
     pub fn of(self, subject: &str) -> Visible<'_> {
         match self {
             Self::Owned => Visible::To(subject),

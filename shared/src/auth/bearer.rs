@@ -1,11 +1,11 @@
-//! The token in a request: RFC 6750, section 2.1.
+//! The bearer token of a request: RFC 6750, section 2.1.
 
 use super::TokenError;
 
-/// The token in the `Authorization` headers of a request, of which there must be exactly one.
+/// Returns the token in the `Authorization` headers of a request. There must be exactly one header.
 ///
 /// # Errors
-/// When there is none, more than one, or one of another form.
+/// Fails if there is no header, more than one, or one of another form.
 pub fn bearer_token<'a>(headers: impl IntoIterator<Item = &'a [u8]>) -> Result<&'a str, TokenError> {
     let mut headers = headers.into_iter();
     let header = headers.next().ok_or(TokenError::Missing)?;

@@ -1,9 +1,9 @@
-//! A glance at a signature on an elliptic curve, which may refuse it and never accepts it.
+//! A precheck of a signature on an elliptic curve. It can only reject a signature.
 //!
-//! The library knows nothing of a key when it verifies with it, and doubles a point for each bit. Who sees the same key again
-//! and again can keep multiples of it, and add those up, in a third of the time. They take as long to make as a few
-//! signatures to verify, so they are made when a signature was forged: there are most likely more. What passes is verified by
-//! the library all the same, so that a mistake here lets nobody in.
+//! The library doubles a point for each bit of the number, because it precomputes nothing for a key. This precheck
+//! keeps multiples of the key and adds them, in a third of the time. Computing the multiples takes as long as verifying
+//! a few signatures. They are computed when the first forged signature was found, because more forged ones are likely
+//! to follow. The library verifies each signature that passes, so a fault in this file cannot let a forged token in.
 
 use std::sync::{Arc, OnceLock};
 
@@ -19,11 +19,11 @@ use primeorder::{
 };
 use sha2::Digest;
 
-/// A public key, which multiples can be kept of.
+/// A public key, and the multiples of it once they are computed.
 #[derive(Clone)]
 pub(super) struct EcGlance<C: PrimeCurveParams> {
     key: ProjectivePoint<C>,
-    /// One to eight times the key, then 256 times as much, and so on.
+    /// Table 0 has one to eight times the key; each next table has 256 times the values of the one before.
     multiples: OnceLock<Arc<[LookupTable<ProjectivePoint<C>>]>>,
 }
 
@@ -31,14 +31,15 @@ impl<C: PrimeCurveParams> EcGlance<C>
 where
     Scalar<C>: Reduce<FieldBytes<C>>,
 {
-    /// A glance with the key that is this point (SEC 1, section 2.3.3). None if it is none of the curve.
+    /// Returns the precheck for the key with this point (SEC 1, section 2.3.3), or `None` if the point is not on the
+    /// curve.
     pub(super) fn new(point: &[u8]) -> Option<Self> {
         let key = PublicKey::<C>::from_sec1_bytes(point).ok()?.to_projective();
         Some(Self { key, multiples: OnceLock::new() })
     }
 
-    /// Whether the key has signed the token, whose algorithm has the digest `D`: as `verify` says, which is not asked where the
-    /// glance says no.
+    /// Whether the key has signed the token, whose algorithm uses the digest `D`. The result is that of `verify`, which
+    /// is not called if the precheck rejects the token.
     pub(super) fn has_signed<D: Digest>(&self, token: &str, verify: impl FnOnce() -> bool) -> bool {
         let has = self.may_have_signed::<D>(token) && verify();
         if !has {
@@ -47,11 +48,11 @@ where
         has
     }
 
-    /// Gets ready to look.
+    /// Computes the multiples of the key.
     fn prepare(&self) {
         self.multiples.get_or_init(|| {
             let mut point = self.key;
-            // One more than a number has bytes: its digits are signed, and carry.
+            // One more than the number of bytes of a scalar, because its digits are signed and carry.
             let tables = (0..=FieldBytesSize::<C>::USIZE).map(|_| {
                 let table = LookupTable::new(point);
                 for _ in 0..8 {
@@ -63,14 +64,14 @@ where
         });
     }
 
-    /// Whether the key may have signed the token. No is certain; while nothing is prepared, any may.
+    /// Whether the key may have signed the token. `false` is certain. Before `prepare`, always `true`.
     fn may_have_signed<D: Digest>(&self, token: &str) -> bool {
         let Some(multiples) = self.multiples.get() else { return true };
         opens::<C, D>(multiples, token).unwrap_or_default()
     }
 }
 
-/// FIPS 186-5, section 6.4.2. None if the signature is no pair of numbers that the curve has.
+/// Verifies as in FIPS 186-5, section 6.4.2. Returns `None` if the signature is not a pair of scalars of the curve.
 fn opens<C: PrimeCurveParams, D: Digest>(multiples: &[LookupTable<ProjectivePoint<C>>], token: &str) -> Option<bool>
 where
     Scalar<C>: Reduce<FieldBytes<C>>,
@@ -80,7 +81,7 @@ where
     let (r, s) = signature.split_at_checked(FieldBytesSize::<C>::USIZE)?;
     let number = |bytes: &[u8]| Scalar::<C>::from_repr(FieldBytes::<C>::try_from(bytes).ok()?).into_option();
     let (r, s) = (number(r)?, number(s)?);
-    // The digest is as long as the curve's numbers.
+    // The digest has the same length as the curve's scalars.
     let digest = FieldBytes::<C>::try_from(&D::digest(message)[..]).ok()?;
     // Zero has no inverse.
     let inverse = s.invert().into_option()?;
@@ -89,8 +90,9 @@ where
     Some(!bool::from(r.is_zero()) && Scalar::<C>::reduce(&point.to_affine().x()) == r)
 }
 
-/// The key times `number`: its digits to the base of 16 choose the multiples that are added, those of odd places on their own,
-/// since the multiples of 16 are not kept. Nothing here is secret: it may show in the time taken.
+/// Returns the key times `number`. Its digits to the base 16 select the multiples that are added. Odd places are added
+/// up separately and then multiplied by 16, because the tables have only powers of 256. Variable time is safe because
+/// nothing here is secret.
 fn multiply<C: PrimeCurveParams>(
     multiples: &[LookupTable<ProjectivePoint<C>>],
     number: &Scalar<C>,
@@ -129,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_key_signed_may_have_been_signed_with_it() {
+    fn signatures_of_the_key_pass_the_precheck() {
         for number in 0..50 {
             let pair = ES256KeyPair::generate();
             let token = pair.sign(claims(&format!("user-{number}"))).unwrap();
@@ -147,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn what_it_cannot_have_signed_is_refused() {
+    fn signatures_not_of_the_key_are_rejected() {
         let pair = ES256KeyPair::generate();
         let glance = p256(&pair);
         glance.prepare();
@@ -171,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn it_looks_once_a_signature_was_forged_and_accepts_nothing_by_itself() {
+    fn the_precheck_starts_after_a_forged_signature_and_accepts_nothing_by_itself() {
         let pair = ES256KeyPair::generate();
         let (glance, token) = (p256(&pair), pair.sign(claims("alice")).unwrap());
         assert!(glance.has_signed::<Sha256>(&token, || true) && glance.multiples.get().is_none());
@@ -181,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn the_key_is_multiplied_as_the_library_does() {
+    fn multiplication_agrees_with_the_library() {
         let pair = ES256KeyPair::generate();
         let glance = p256(&pair);
         glance.prepare();
@@ -193,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_a_point_of_the_curve() {
+    fn a_key_is_a_point_on_the_curve() {
         let mut point = ES256KeyPair::generate().public_key().public_key().to_bytes_uncompressed();
         assert!(EcGlance::<NistP256>::new(&point).is_some() && EcGlance::<NistP384>::new(&point).is_none());
         point[40] ^= 1;

@@ -1,4 +1,4 @@
-//! Whether a token would be believed, told part by part, for whoever wonders why it is not. What decides is the verifier's own.
+//! Explains part by part whether a token would be accepted, and why not. The checks are those of the verifier.
 
 use serde_json::Value;
 
@@ -7,16 +7,16 @@ use super::verifier::{check_begin, check_expiry, check_purpose, subject};
 use super::{LONGEST_TOKEN, ScopeSet, TokenError, Verifier};
 use crate::domain::Timestamp;
 
-/// One part of a token: what was found, or what is wrong with it. Nothing of the signature is in it.
+/// The result of checking one part of a token. It has nothing of the signature.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// Which part.
+    /// The name of the part.
     pub part: &'static str,
-    /// What was found, or what is wrong and what would be right.
+    /// The value that was found, or the fault and the expected value.
     pub found: Result<String, String>,
 }
 
-/// Explains a token, part by part. It would be believed at `now` if nothing is wrong with any.
+/// Explains a token, part by part. The verifier accepts the token at `now` if no part is wrong.
 pub fn explain(verifier: &Verifier, token: &str, now: Timestamp) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut tell = |part, found: Result<String, String>| findings.push(Finding { part, found });
@@ -84,7 +84,7 @@ pub fn explain(verifier: &Verifier, token: &str, now: Timestamp) -> Vec<Finding>
     findings
 }
 
-/// A claim, shortened: what somebody else wrote may be long.
+/// Returns a claim, cut to 200 characters because the sender may have made it long.
 fn shown(value: &Value) -> String {
     const MOST: usize = 200;
     let text = value.to_string();
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_that_is_wrong_is_told_and_nothing_else() {
+    fn each_wrong_part_is_reported_and_no_other() {
         let key = Ed25519KeyPair::generate();
         let verification = VerificationKey::parse(&key.public_key().to_pem()).unwrap();
         let verifier = Verifier::new(verification, Expected::of("https://issuer", None));

@@ -1,4 +1,4 @@
-//! What is asked of the resource manager, and whether what it grants is that.
+//! Requests for grants to the resource manager, and the check that a grant matches its request.
 
 use std::time::Duration;
 
@@ -8,39 +8,39 @@ use serde_json::{Map, Value, json};
 use super::{LEEWAY, Scope, ScopeSet};
 use crate::domain::Timestamp;
 
-/// The longest time that a grant is remembered: what the manager takes back works no longer.
+/// The maximum time that a grant is cached, so that a grant that the manager revokes soon stops working.
 const LONGEST_MEMORY: Duration = Duration::from_secs(60);
 const SERVICE_CLAIMS: &str = "https://rm.datascience.ch/service_claims";
 const RESOURCE_ID: &str = "https://rm.datascience.ch/resource_id";
 
-/// What an endpoint needs of the thing that its path names. It serialises as the body of the exchange.
+/// The access that an endpoint needs to the object in its path. It serialises as the body of the token exchange.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct GrantRequest<'a> {
     #[serde(rename = "scope")]
     needed: &'a [Scope],
     service_claims: Value,
-    /// The vertex of the thing in the knowledge graph, if it has one.
+    /// The vertex of the object in the knowledge graph, if it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     resource_id: Option<i64>,
 }
 
 impl<'a> GrantRequest<'a> {
-    /// The request for `needed` on what the parameters of the path name, and on a vertex.
+    /// Returns a request for the scopes `needed` on the object that the path parameters name, and on its vertex.
     pub fn new(needed: &'a [Scope], parameters: &[(&'static str, &str)], resource_id: Option<i64>) -> Self {
         let claims: Map<String, Value> =
             parameters.iter().map(|(name, value)| ((*name).to_owned(), Value::from(*value))).collect();
         Self { needed, service_claims: json!({ "claims": claims }), resource_id }
     }
 
-    /// The scopes that are needed.
+    /// Returns the needed scopes.
     pub fn scopes(&self) -> ScopeSet {
         ScopeSet::of(self.needed)
     }
 }
 
-/// Whether the claims of a granted token are about what was asked. The scopes are not looked at here.
+/// Whether the claims of a granted token match the request. The scopes are not checked here.
 pub fn is_for(granted: &Map<String, Value>, asked: &GrantRequest<'_>) -> bool {
-    // JSON as a text: the request's own claims, or what is in them.
+    // The claim is a string with JSON in it: the request's `service_claims`, or only their `claims`.
     let about = granted.get(SERVICE_CLAIMS).and_then(Value::as_str).and_then(|text| serde_json::from_str(text).ok());
     let about = about.is_some_and(|about: Value| {
         about == asked.service_claims || Some(&about) == asked.service_claims.get("claims")
@@ -53,8 +53,8 @@ pub fn is_for(granted: &Map<String, Value>, asked: &GrantRequest<'_>) -> bool {
     about && on
 }
 
-/// Until when a grant of `now` may be used again, whose principal is believed until `expires`: as long as it says, without
-/// leeway, and a minute at most.
+/// Returns the time until which a grant made at `now` may be reused, for a principal that is valid until `expires`: its
+/// own expiry without leeway, at most one minute from now.
 pub fn remembered_until(now: Timestamp, expires: Timestamp) -> Timestamp {
     now.plus(LONGEST_MEMORY).min(expires.minus(LEEWAY))
 }
@@ -66,7 +66,7 @@ mod tests {
     const NEEDED: &[Scope] = &[Scope::ContextsRead, Scope::ExecutionsRead];
 
     #[test]
-    fn it_is_asked_as_the_manager_reads_it() {
+    fn the_request_has_the_form_that_the_manager_reads() {
         let asked = GrantRequest::new(NEEDED, &[("context_id", "c"), ("execution_id", "e")], Some(1_234));
         assert_eq!(
             serde_json::to_value(&asked).unwrap(),
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_grant_is_remembered_for_a_minute_at_most_and_never_past_its_expiry() {
+    fn a_grant_is_cached_for_at_most_a_minute_and_never_past_its_expiry() {
         let at = |seconds: i64| Timestamp(seconds * 1_000_000);
         assert_eq!(remembered_until(at(1_000), at(1_000 + 3_600 + 30)), at(1_060));
         assert_eq!(remembered_until(at(1_000), at(1_010 + 30)), at(1_010));
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn a_grant_is_for_what_was_asked_alone() {
+    fn a_grant_matches_only_its_request() {
         let asked = GrantRequest::new(NEEDED, &[("context_id", "c")], Some(7));
         let claims = |about: Value, on: Value| json!({ SERVICE_CLAIMS: about, RESOURCE_ID: on });
         let is_for = |granted: &Value| is_for(granted.as_object().unwrap(), &asked);

@@ -16,14 +16,14 @@ use sha2::{Digest as _, Sha256, Sha384};
 use super::ec_glance::EcGlance;
 use super::rsa_glance::RsaGlance;
 
-/// The least bits of an RSA modulus (RFC 7518, section 3.3).
+/// The minimum length of an RSA modulus, in bits (RFC 7518, section 3.3).
 const LEAST_RSA_BITS: usize = 2_048;
 
-/// A public key. It decides which algorithms it verifies.
+/// A public key. The key decides which algorithms it accepts.
 #[derive(Clone)]
 pub struct VerificationKey {
     kind: Kind,
-    /// The one algorithm that whoever published it allows, where that was said.
+    /// The only algorithm that the publisher of the key allows, if the publisher gave one.
     only: Option<String>,
     fingerprint: String,
 }
@@ -36,7 +36,7 @@ enum Kind {
     Ed25519(Ed25519PublicKey),
 }
 
-/// The library has a type for each algorithm of the same key.
+/// The same RSA key once for each algorithm, because the library has a type for each.
 #[derive(Clone)]
 struct Rsa {
     rs256: RS256PublicKey,
@@ -48,7 +48,7 @@ struct Rsa {
     glance: RsaGlance,
 }
 
-/// Why a text is no key to verify with. Never holds the text.
+/// Why a string is not a usable key. Never holds the string.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     /// Neither PEM nor base64.
@@ -57,19 +57,19 @@ pub enum KeyError {
     /// A private key.
     #[error("it is a private key; give the public one: openssl pkey -in KEY -pubout")]
     Private,
-    /// Some other key.
+    /// Another kind of key.
     #[error("it is no public key of a supported kind: RSA of 2048 bits or more, EC P-256 or P-384, or Ed25519")]
     Kind,
-    /// An RSA key that is too short.
+    /// An RSA key that is too short, with its number of bits.
     #[error("its RSA modulus has {0} bits; at least 2048 are required")]
     TooShort(usize),
 }
 
 impl VerificationKey {
-    /// Reads PEM (also on one line, with `\n` written out) or the bare base64 of a public key's DER.
+    /// Parses PEM (also on one line, with `\n` written out) or the bare base64 of a public key's DER.
     ///
     /// # Errors
-    /// When it is no public key that may be used.
+    /// Fails if it is not a public key that may be used.
     pub fn parse(text: &str) -> Result<Self, KeyError> {
         let text = text.trim().replace("\\n", "\n");
         if text.contains("PRIVATE KEY") {
@@ -122,13 +122,13 @@ impl VerificationKey {
         Ok(Self { kind, only: None, fingerprint })
     }
 
-    /// An RSA key from its modulus and exponent, both big-endian (RFC 7518, section 6.3.1).
+    /// Returns an RSA key from its modulus and exponent, both big-endian (RFC 7518, section 6.3.1).
     pub(super) fn rsa(modulus: &[u8], exponent: &[u8]) -> Result<Self, KeyError> {
         let key = RS256PublicKey::from_components(modulus, exponent).map_err(|_| KeyError::Kind)?;
         Self::from_der(&key.to_der().map_err(|_| KeyError::Kind)?)
     }
 
-    /// A key on the curve P-256 or P-384, by its point (RFC 7518, section 6.2.1).
+    /// Returns a key on the curve P-256 or P-384 from its point (RFC 7518, section 6.2.1).
     pub(super) fn elliptic(curve: &str, x: &[u8], y: &[u8]) -> Result<Self, KeyError> {
         // SEC 1, section 2.3.3: an uncompressed point.
         let point = [&[4], x, y].concat();
@@ -140,25 +140,25 @@ impl VerificationKey {
         Self::from_der(&der.map_err(|_| KeyError::Kind)?)
     }
 
-    /// An Ed25519 key (RFC 8037, section 2).
+    /// Returns an Ed25519 key (RFC 8037, section 2).
     pub(super) fn ed25519(x: &[u8]) -> Result<Self, KeyError> {
         let key = Ed25519PublicKey::from_bytes(x).map_err(|_| KeyError::Kind)?;
         Self::from_der(&key.to_der())
     }
 
-    /// The same key for one algorithm alone; none if it is not one of its own.
+    /// Returns the key restricted to one algorithm, or `None` if the key does not allow this algorithm.
     pub(super) fn only(mut self, algorithm: &str) -> Option<Self> {
         let allowed = self.allows(algorithm);
         self.only = Some(algorithm.to_owned());
         allowed.then_some(self)
     }
 
-    /// A short name of the key for people: it begins the SHA-256 of its DER.
+    /// Returns a short name of the key for people: the first 8 bytes of the SHA-256 of its DER, in hexadecimal.
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
     }
 
-    /// Whether `algorithm`, as the token's header names it, is one of this key's.
+    /// Whether the key allows `algorithm`, as named in the token's header.
     pub(super) fn allows(&self, algorithm: &str) -> bool {
         let allowed: &[&str] = match self.kind {
             Kind::Rsa(_) => &["RS256", "RS384", "RS512", "PS256", "PS384", "PS512"],
@@ -169,7 +169,7 @@ impl VerificationKey {
         allowed.contains(&algorithm) && self.only.as_deref().is_none_or(|only| only == algorithm)
     }
 
-    /// How many bytes its signatures have (RFC 7518, sections 3.3 to 3.5; RFC 8032, section 5.1.6).
+    /// Returns the length of its signatures in bytes (RFC 7518, sections 3.3 to 3.5; RFC 8032, section 5.1.6).
     pub(super) fn signature_bytes(&self) -> usize {
         match &self.kind {
             Kind::Rsa(key) => key.glance.bytes(),
@@ -178,8 +178,8 @@ impl VerificationKey {
         }
     }
 
-    /// Whether the token was signed with this key by `algorithm`, which this key allows. Claims are not looked at: the
-    /// library would ask a clock of its own.
+    /// Whether this key signed the token by `algorithm`, which the key must allow. Claims are not checked, because the
+    /// library would use a clock of its own.
     pub(super) fn signed(&self, token: &str, algorithm: &str) -> bool {
         let verify = || self.verifies(token, algorithm);
         match &self.kind {
@@ -190,7 +190,7 @@ impl VerificationKey {
         }
     }
 
-    /// The same, by the library alone.
+    /// Whether the library accepts the signature, without the precheck.
     fn verifies(&self, token: &str, algorithm: &str) -> bool {
         let options = VerificationOptions {
             artificial_time: Some(jwt_simple::prelude::Duration::from_secs(0)),

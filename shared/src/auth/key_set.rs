@@ -1,4 +1,4 @@
-//! The keys of an issuer: JSON Web Key Sets (RFC 7517), and which key a token was signed with.
+//! The keys of an issuer: JSON Web Key Sets (RFC 7517), and the choice of the key for a token.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -6,31 +6,31 @@ use serde_json::{Map, Value};
 
 use super::{KeyError, TokenError, VerificationKey};
 
-/// The most keys that are looked at. An issuer has a handful.
+/// The maximum number of keys in a set. An issuer has a handful.
 const MOST_KEYS: usize = 100;
 
-/// The keys that an issuer signs with.
+/// The keys with which an issuer signs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeySet(Keys);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Keys {
-    /// The one that was configured, whatever a token calls it.
+    /// The configured key. It is used for every token, whatever its `kid`.
     Configured(VerificationKey),
-    /// Those that the issuer published, with their ids.
+    /// The keys that the issuer published, with their ids.
     Published(Vec<(Option<String>, VerificationKey)>),
 }
 
-/// Why a text is no set of keys to verify with. Never holds the text.
+/// Why a string is not a usable key set. Never holds the string.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeySetError {
-    /// Not JSON, or no `keys` in it.
+    /// Not JSON, or without a list `keys`.
     #[error("it is no JSON Web Key Set: an object with a list of keys")]
     Form,
-    /// More than anybody has.
+    /// Too many keys.
     #[error("it has more than {MOST_KEYS} keys")]
     TooMany,
-    /// No key in it verifies signatures in a way that is accepted.
+    /// No key in the set verifies signatures in an accepted way.
     #[error(
         "none of its keys can verify a token: RSA of 2048 bits or more, EC P-256 or P-384, or Ed25519, for signatures"
     )]
@@ -44,11 +44,11 @@ impl From<VerificationKey> for KeySet {
 }
 
 impl KeySet {
-    /// Reads a JSON Web Key Set. Keys for something else than signatures, of other kinds, or too weak are left out, as the
-    /// standard asks (RFC 7517, section 5).
+    /// Parses a JSON Web Key Set. Skips keys that are not for signatures, are of other kinds, or are too weak, as the
+    /// standard requires (RFC 7517, section 5).
     ///
     /// # Errors
-    /// When there is no key in it to verify with.
+    /// Fails if no key in the set can verify tokens.
     pub fn parse(text: &str) -> Result<Self, KeySetError> {
         let set: Value = serde_json::from_str(text).map_err(|_| KeySetError::Form)?;
         let keys = set.get("keys").and_then(Value::as_array).ok_or(KeySetError::Form)?;
@@ -59,10 +59,11 @@ impl KeySet {
         if keys.is_empty() { Err(KeySetError::NoneUsable) } else { Ok(Self(Keys::Published(keys))) }
     }
 
-    /// The key that a token with this `kid` and `alg` must be signed with.
+    /// Returns the key that must have signed a token with this `kid` and `alg`.
     ///
     /// # Errors
-    /// [`TokenError::UnknownKey`] when there is no such key; [`TokenError::Algorithm`] when the key does not sign so.
+    /// [`TokenError::UnknownKey`] if there is no such key; [`TokenError::Algorithm`] if the key does not allow the
+    /// algorithm.
     pub(super) fn find(&self, id: Option<&str>, algorithm: &str) -> Result<&VerificationKey, TokenError> {
         let keys = match &self.0 {
             Keys::Configured(key) if key.allows(algorithm) => return Ok(key),
@@ -73,11 +74,11 @@ impl KeySet {
         candidates.peek().ok_or(TokenError::UnknownKey)?;
         let mut fitting = candidates.map(|(_, key)| key).filter(|key| key.allows(algorithm));
         let key = fitting.next().ok_or(TokenError::Algorithm)?;
-        // OpenID Connect Core, section 10.1: a token says which key it was signed with where there are several.
+        // OpenID Connect Core, section 10.1: if there are several keys, a token must name its key.
         if id.is_none() && fitting.next().is_some() { Err(TokenError::UnknownKey) } else { Ok(key) }
     }
 
-    /// The ids and short names of the keys, for people.
+    /// Returns the ids of the keys, or their short names, for people.
     pub fn names(&self) -> Vec<String> {
         match &self.0 {
             Keys::Configured(key) => vec![key.fingerprint().to_owned()],
@@ -88,7 +89,7 @@ impl KeySet {
     }
 }
 
-/// A key with its id, if it is one to verify with.
+/// Returns a key with its id, or `None` if the key cannot verify tokens.
 fn read(key: &Map<String, Value>) -> Option<(Option<String>, VerificationKey)> {
     let text = |name: &str| key.get(name).and_then(Value::as_str);
     let bytes = |name: &str| text(name).and_then(|text| BASE64_URL_SAFE_NO_PAD.decode(text).ok());

@@ -1,4 +1,4 @@
-//! Sets as issuers publish them, and which of their keys is taken.
+//! Key sets as issuers publish them, and the choice among their keys.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -52,7 +52,7 @@ fn verify(keys: &[Value], token: &str) -> Result<String, TokenError> {
 fn claims() -> jwt_simple::prelude::JWTClaims<jwt_simple::prelude::NoCustomClaims> {
     let at = Duration::from_secs(1_700_000_000);
     let mut claims = Claims::create(Duration::from_secs(60)).with_issuer(ISSUER).with_subject("alice");
-    // The library takes them from a clock.
+    // The library takes these times from a clock.
     (claims.issued_at, claims.expires_at, claims.invalid_before) = (Some(at), Some(at + Duration::from_secs(60)), None);
     claims
 }
@@ -98,7 +98,7 @@ fn a_key_is_used_only_as_it_was_published() {
 }
 
 #[test]
-fn a_key_of_the_same_id_for_another_algorithm_is_passed_over() {
+fn a_key_of_the_same_id_for_another_algorithm_is_skipped() {
     let key = RS256KeyPair::generate(2_048).unwrap().with_key_id("same");
     let mut encrypts = rsa(&RS256KeyPair::generate(2_048).unwrap().public_key(), "same");
     encrypts["alg"] = "PS512".into();
@@ -109,7 +109,7 @@ fn a_key_of_the_same_id_for_another_algorithm_is_passed_over() {
 }
 
 #[test]
-fn a_token_that_names_no_key_is_taken_where_one_alone_can_be_meant() {
+fn a_token_without_kid_is_accepted_if_only_one_key_fits() {
     let key = ES256KeyPair::generate();
     let token = key.sign(claims()).unwrap();
     let rsa_key = rsa(&RS256KeyPair::generate(2_048).unwrap().public_key(), "r");
@@ -120,7 +120,7 @@ fn a_token_that_names_no_key_is_taken_where_one_alone_can_be_meant() {
 }
 
 #[test]
-fn points_off_the_curve_and_weak_keys_are_left_out() {
+fn points_off_the_curve_and_weak_keys_are_skipped() {
     let good = p256(&ES256KeyPair::generate(), "good");
     let mut off = good.clone();
     off["x"] = encoded(&[1; 32]).into();
@@ -140,7 +140,7 @@ fn points_off_the_curve_and_weak_keys_are_left_out() {
 }
 
 #[test]
-fn what_is_no_set_of_keys_is_told_apart() {
+fn invalid_key_sets_fail_with_distinct_errors() {
     for form in ["", "null", "[]", "{}", r#"{"keys":{}}"#, r#"{"keys":"x"}"#] {
         assert_eq!(KeySet::parse(form), Err(KeySetError::Form), "{form:?}");
     }

@@ -1,11 +1,11 @@
-//! Who asks, and what they may do: bearer tokens (RFC 6750, RFC 7519), their keys, scopes and owners.
+//! Authentication and authorization: bearer tokens (RFC 6750, RFC 7519), their keys, scopes and owners.
 //!
-//! Obligations: there is no way around verification; the algorithm follows from the key and never from the token; nothing of
-//! a token, a key or a claim is in an error; a verified token is remembered by a digest, never by itself, and never
-//! past its expiry; a token that waits for its container is stored sealed.
+//! Obligations: nothing bypasses verification; the algorithm follows from the key and never from the token; errors have
+//! nothing of a token, a key or a claim; the token cache holds digests, never tokens, and no entry outlives its token's
+//! expiry; a token that waits for its container is stored sealed.
 //!
-//! Keys come from the configuration, or from the issuer ([`discovery`]): whoever fetches them makes a [`Verifier`] of
-//! the [`KeySet`].
+//! Keys come from the configuration, or from the issuer ([`discovery`]): the code that fetches them builds a
+//! [`Verifier`] from the [`KeySet`].
 
 mod access;
 mod bearer;

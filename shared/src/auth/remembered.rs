@@ -1,5 +1,5 @@
-//! Tokens that were looked at before. Verifying one costs a good part of a millisecond in a component, or several; remembering
-//! a microsecond or two.
+//! A cache of checked tokens. In a component, verifying a token takes most of a millisecond or several; a look-up takes
+//! one or two microseconds.
 
 use std::collections::HashMap;
 
@@ -8,14 +8,14 @@ use sha2::{Digest as _, Sha256};
 use super::Principal;
 use crate::domain::Timestamp;
 
-/// A digest of a token: whoever reads the memory finds no token in it.
+/// The digest of a token. The cache holds no token, so reading its memory reveals none.
 type Key = [u8; 32];
 
-/// What is known of tokens, of a bounded number of them, each until a time.
+/// A cache with a bounded number of tokens. Each entry is valid until a given time.
 #[derive(Debug)]
 pub struct Remembered<V = Principal> {
     most: usize,
-    /// Those that were used since the last turn; what is not used for a whole turn is forgotten.
+    /// Entries used since `recent` last became `older`. An entry that is not used until the next time is dropped.
     recent: HashMap<Key, Known<V>>,
     /// What the recent ones weigh together.
     weight: usize,
@@ -30,12 +30,12 @@ struct Known<V> {
 }
 
 impl<V> Remembered<V> {
-    /// Remembers at most `most` tokens.
+    /// Returns an empty cache for at most `most` tokens.
     pub fn new(most: usize) -> Self {
         Self { most, recent: HashMap::new(), weight: 0, older: HashMap::new() }
     }
 
-    /// What is known of this token, if it is remembered `now`.
+    /// Returns the entry of this token, if it is still valid at `now`.
     pub fn get(&mut self, token: &str, now: Timestamp) -> Option<&V> {
         let key: Key = Sha256::digest(token).into();
         if !self.recent.contains_key(&key) {
@@ -48,7 +48,7 @@ impl<V> Remembered<V> {
         self.recent.get(&key).map(|known| &known.value)
     }
 
-    /// Remembers what was found out about a token.
+    /// Adds an entry for a token.
     pub fn insert(&mut self, token: &str, value: V, until: Timestamp) {
         self.insert_weighing(token, value, until, 1);
     }
@@ -79,7 +79,7 @@ impl<V> Remembered<V> {
         self.recent.len() + self.older.len()
     }
 
-    /// Whether none is remembered.
+    /// Whether the cache is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tokens_are_remembered_until_their_time() {
+    fn entries_are_kept_until_they_expire() {
         let mut remembered = Remembered::new(10);
         remembered.insert("token", 1, Timestamp(100));
         assert_eq!(remembered.get("token", Timestamp(99)), Some(&1));
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn their_number_is_bounded_and_what_is_used_stays() {
+    fn the_number_of_entries_is_bounded_and_used_ones_stay() {
         let mut remembered = Remembered::new(100);
         remembered.insert("used", (), Timestamp(100));
         for number in 0..10_000 {

@@ -1,8 +1,9 @@
-//! A glance at an RSA signature, which may refuse it and never accepts it.
+//! A precheck of an RSA signature. It can only reject a signature.
 //!
-//! The library's arithmetic is made for private keys too: it takes a component milliseconds to find that a token is forged, and
-//! whoever sends forged tokens could have them for the asking. This does the least that a public key needs, in a seventh of the
-//! time. What passes is verified by the library all the same, so that a mistake here lets nobody in.
+//! The library's arithmetic is also safe for private keys, so a component needs milliseconds to detect a forged token,
+//! and clients that send forged tokens could use up the processor. This precheck does only the work that a public key
+//! needs, in a seventh of the time. The library verifies each signature that passes, so a fault in this file cannot let
+//! a forged token in.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -10,10 +11,11 @@ use crypto_bigint::modular::{BoxedMontyForm, BoxedMontyParams};
 use crypto_bigint::{BoxedUint, Odd};
 use sha2::{Digest as _, Sha256, Sha384, Sha512};
 
-/// The public exponent 65537, as a number of squarings before one multiplication. The library takes keys with no other.
+/// The public exponent 65537, as the number of squarings before one multiplication. The library accepts no other
+/// exponent.
 const SQUARINGS: u32 = 16;
 
-/// A modulus, made ready to multiply with.
+/// A modulus, prepared for multiplication.
 #[derive(Clone)]
 pub(super) struct RsaGlance {
     modulus: BoxedMontyParams,
@@ -21,26 +23,27 @@ pub(super) struct RsaGlance {
 }
 
 impl RsaGlance {
-    /// A glance with the key of this modulus (big-endian). None if it is no modulus.
+    /// Returns the precheck for the key with this modulus (big-endian), or `None` if it is not a valid modulus.
     pub(super) fn new(modulus: &[u8]) -> Option<Self> {
         let leading = modulus.iter().take_while(|byte| **byte == 0).count();
         let modulus = &modulus[leading..];
         let odd: Option<Odd<BoxedUint>> = Odd::new(BoxedUint::from_be_slice_vartime(modulus)).into();
-        // Nothing of a public key is secret: it may show in the time taken.
+        // Variable time is safe because nothing of a public key is secret.
         Some(Self { modulus: BoxedMontyParams::new_vartime(odd?), bytes: modulus.len() })
     }
 
-    /// How many bytes the modulus has, and so each signature.
+    /// Returns the length in bytes of the modulus, which is also that of each signature.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Whether the key may have signed the token by `algorithm`. No is certain.
+    /// Whether the key may have signed the token by `algorithm`. `false` is certain.
     pub(super) fn may_have_signed(&self, token: &str, algorithm: &str) -> bool {
         let Some((message, signature)) = token.rsplit_once('.') else { return false };
         let Ok(signature) = BASE64_URL_SAFE_NO_PAD.decode(signature) else { return false };
         let Some(encoded) = self.opened(&signature) else { return false };
-        // RFC 8017, section 9.2: the digest is at the end. Section 9.1: the end is 0xbc, which one in 256 forgeries has too.
+        // RFC 8017, section 9.2: the digest is at the end. Section 9.1 (PSS): the last byte is 0xbc, as in one of 256
+        // forgeries.
         match algorithm {
             "RS256" => encoded.ends_with(&Sha256::digest(message)),
             "RS384" => encoded.ends_with(&Sha384::digest(message)),
@@ -49,8 +52,8 @@ impl RsaGlance {
         }
     }
 
-    /// What was signed: the signature to the power of the public exponent (RFC 8017, section 5.2.2). None if it is too long or
-    /// too short, or not below the modulus.
+    /// Returns the signed bytes: the signature to the power of the public exponent (RFC 8017, section 5.2.2). Returns
+    /// `None` if the signature has the wrong length or is not below the modulus.
     fn opened(&self, signature: &[u8]) -> Option<Box<[u8]>> {
         if signature.len() != self.bytes {
             return None;
@@ -79,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_key_signed_may_have_been_signed_with_it() {
+    fn signatures_of_the_key_pass_the_precheck() {
         for bits in [2048, 3072] {
             let pair = RS256KeyPair::generate(bits).unwrap();
             let pem = pair.to_pem().unwrap();
@@ -98,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn what_it_cannot_have_signed_is_refused() {
+    fn signatures_not_of_the_key_are_rejected() {
         let pair = RS256KeyPair::generate(2048).unwrap();
         let modulus = pair.public_key().to_components().n;
         let glance = RsaGlance::new(&modulus).unwrap();
@@ -112,7 +115,7 @@ mod tests {
             changed[index] ^= 1;
             assert!(!glance.may_have_signed(&with(&changed), "RS256"), "byte {index}");
         }
-        // The same number, but not below the modulus.
+        // The same number modulo the modulus, but not below it.
         let modulus = &modulus[modulus.len() - 256..];
         let (mut beyond, mut carry) = ([0; 256], 0);
         for index in (0..256).rev() {

@@ -1,27 +1,27 @@
-//! Scopes: what a token may be used for.
+//! Scopes: the permissions of a token.
 
 use std::fmt;
 
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
-/// One thing that a token may be used for.
+/// One permission of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// Reading contexts.
+    /// Read contexts.
     ContextsRead,
-    /// Making contexts.
+    /// Create contexts.
     ContextsWrite,
-    /// Reading executions, their logs and ports.
+    /// Read executions, their logs and ports.
     ExecutionsRead,
-    /// Asking for, stopping and deleting executions.
+    /// Create, stop and delete executions.
     ExecutionsWrite,
 }
 
 impl Scope {
     const ALL: [Self; 4] = [Self::ContextsRead, Self::ContextsWrite, Self::ExecutionsRead, Self::ExecutionsWrite];
 
-    /// The name in a token.
+    /// Returns the name in a token.
     pub const fn name(self) -> &'static str {
         match self {
             Self::ContextsRead => "deployer:contexts_read",
@@ -42,12 +42,12 @@ impl Serialize for Scope {
     }
 }
 
-/// Several scopes.
+/// A set of scopes.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct ScopeSet(u8);
 
 impl ScopeSet {
-    /// These scopes.
+    /// Returns the set of these scopes.
     pub const fn of(scopes: &[Scope]) -> Self {
         let mut bits = 0;
         let mut index = 0;
@@ -58,7 +58,7 @@ impl ScopeSet {
         Self(bits)
     }
 
-    /// The scopes in a claim: a list of names, or names separated by spaces. Anything else holds none.
+    /// Returns the scopes of a claim: a list of names, or names separated by spaces. Any other value has none.
     pub(super) fn of_claim(claim: Option<&Value>) -> Self {
         let mut bits = 0;
         let mut add = |name: &str| {
@@ -72,19 +72,19 @@ impl ScopeSet {
         Self(bits)
     }
 
-    /// Those of `self` that are not in `given`.
+    /// Returns the scopes of `self` that are not in `given`.
     pub const fn missing_from(self, given: Self) -> Self {
         Self(self.0 & !given.0)
     }
 
-    /// Whether there is none.
+    /// Whether the set is empty.
     pub const fn is_empty(self) -> bool {
         self.0 == 0
     }
 }
 
 impl fmt::Display for ScopeSet {
-    /// The names, separated by spaces.
+    /// Writes the names, separated by spaces.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<_> = Scope::ALL.into_iter().filter(|scope| self.0 & scope.bit() != 0).map(Scope::name).collect();
         f.write_str(&names.join(" "))
@@ -103,7 +103,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn scopes_are_a_list_or_a_text() {
+    fn scopes_are_a_list_or_a_string() {
         let both = ScopeSet::of(&[Scope::ContextsRead, Scope::ExecutionsWrite]);
         for claim in [
             json!("deployer:contexts_read other deployer:executions_write deployer:contexts_read"),

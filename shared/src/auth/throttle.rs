@@ -1,41 +1,43 @@
-//! How much time is spent on signatures that turn out to be forged. One costs as much as the rest of a request, or several
-//! times as much: without a limit, whoever sends forged tokens fast enough takes the processor from everybody else. A limit
-//! that is too low makes those wait whose good tokens are new, since nobody can tell them from forged ones.
+//! A rate limit on the time spent on forged signatures. One costs as much as the rest of a request, or several times as
+//! much: without a limit, a client that sends forged tokens fast enough takes the processor from all others. If the
+//! limit is too low, new valid tokens have to wait, because a check is needed to tell them from forged ones.
 //!
-//! Each instance of a component keeps a limit of its own, since they share no memory, and a host may have dozens: what all of
-//! them allow together is what the processor must bear. It is time that is counted, as it passes on the wall: one algorithm
-//! takes several times as long as another, and on a machine that is busy anyway everything takes longer, so that less is done.
+//! Each instance of a component has its own limit, because instances share no memory, and a host may have dozens: the
+//! processor must bear the sum of all limits. The limit counts wall time, because one algorithm takes several times as
+//! long as another. On a busy machine each check takes longer, so fewer are allowed.
 
 use std::time::Duration;
 
 use crate::domain::Timestamp;
 
-/// So much at once costs nobody anything: a client that is misconfigured, a test.
+/// The time that may be spent at once without a wait, for a misconfigured client or a test.
 const BURST: Duration = Duration::from_millis(10);
-/// After that, one part in so many of an instance's time.
+/// After the burst, an instance may spend one part in `SHARE` of its time.
 const SHARE: u32 = 50;
-/// What one token counts at most: more than any takes, unless the clock was set.
+/// The maximum that one token counts. A check takes less, unless the clock was set.
 const MOST: Duration = Duration::from_millis(5);
 
-/// A limit on forged tokens, as the generic cell rate algorithm has it (ITU-T I.371): one number, no queue.
+/// A rate limit on forged tokens: GCRA, the generic cell rate algorithm (ITU-T I.371). It needs one number and no
+/// queue.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Throttle {
-    /// When all that was spent would have been spent, had it been spent evenly.
+    /// The theoretical arrival time of GCRA.
     even: Option<Timestamp>,
 }
 
 impl Throttle {
-    /// How long a token that is not known yet has to wait `now` before it is looked at. Nothing, unless too much was spent on
-    /// forged ones.
+    /// Returns how long a token that is not in the cache has to wait at `now` before it is checked. Zero, unless too
+    /// much time was spent on forged tokens.
     pub fn wait(&self, now: Timestamp) -> Duration {
         let ahead = self.even.map_or(Duration::ZERO, |even| even.since(now));
         ahead.saturating_sub(BURST * SHARE).min(MOST * SHARE)
     }
 
-    /// A token was forged, and it took so long to find that out.
+    /// Records that a forged token took this long to be rejected.
     pub fn forged(&mut self, now: Timestamp, took: Duration) {
         let begin = self.even.map_or(now, |even| even.max(now));
-        // Those that were let in together may all be forged; more than that is not held against those that come later.
+        // Tokens that were admitted together may all be forged. The cap keeps later tokens from waiting for more than
+        // that.
         self.even = Some(begin.plus(took.min(MOST) * SHARE).min(now.plus((BURST + MOST) * SHARE)));
     }
 }
@@ -48,7 +50,7 @@ mod tests {
     const TOOK: Duration = Duration::from_millis(1);
 
     #[test]
-    fn a_burst_is_free_and_then_they_take_their_share() {
+    fn a_burst_is_free_and_then_the_rate_is_limited() {
         let (mut throttle, mut now) = (Throttle::default(), START);
         for number in 0..10 {
             assert_eq!(throttle.wait(now), Duration::ZERO, "{number}");
@@ -72,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn what_takes_longer_is_looked_at_less() {
+    fn slower_checks_are_allowed_less_often() {
         let mut throttle = Throttle::default();
         let mut looked_at = 0;
         while throttle.wait(START).is_zero() {
@@ -84,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_set_holds_nobody_up_for_long() {
+    fn a_clock_that_is_set_causes_only_a_short_wait() {
         let mut throttle = Throttle::default();
         throttle.forged(START, Duration::from_secs(100_000));
         assert!(throttle.wait(START).is_zero());

@@ -10,23 +10,23 @@ use super::{KeySet, ScopeSet, VerificationKey};
 use crate::domain::Timestamp;
 use crate::placement::Claim;
 
-/// The longest token that is looked at, in bytes.
+/// The maximum length of a token, in bytes.
 pub const LONGEST_TOKEN: usize = 16 * 1024;
-/// The longest subject, in bytes.
+/// The maximum length of a subject, in bytes.
 const LONGEST_SUBJECT: usize = 255;
-/// How far the issuer's clock and ours may be apart.
+/// The maximum difference between the issuer's clock and ours.
 pub const LEEWAY: Duration = Duration::from_secs(30);
-/// The last instant that a claim may name, in 2106: the signature library counts in 32 bits of seconds.
+/// The last second that a claim may have, in 2106, because the signature library counts seconds in 32 bits.
 const LAST_SECOND: i64 = u32::MAX as i64;
 
-/// Who asks.
+/// The authenticated user of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Principal {
     /// The token's subject.
     pub subject: String,
-    /// What the token may be used for; `None` when scopes are not checked.
+    /// The scopes of the token; `None` if scopes are not checked.
     pub scopes: Option<ScopeSet>,
-    /// When the token is no longer believed, leeway included.
+    /// The time when the token expires, leeway included.
     pub expires: Timestamp,
     /// What the token says of its user that an engine may require.
     pub claims: Arc<[Claim]>,
@@ -39,75 +39,75 @@ impl Principal {
     }
 }
 
-/// Why a token is not believed. The texts are for whoever sent it, and hold nothing of it.
+/// Why a token is rejected. The messages are for its sender, and have nothing of the token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
     /// No `Authorization` header.
     #[error("a bearer token is required")]
     Missing,
-    /// More than one.
+    /// More than one `Authorization` header.
     #[error("there is more than one Authorization header")]
     Several,
     /// Not three parts of base64 with JSON in them.
     #[error("the token is malformed")]
     Malformed,
-    /// Longer than any token.
+    /// Longer than [`LONGEST_TOKEN`].
     #[error("the token is too long")]
     TooLong,
-    /// Not one of the key's algorithms.
+    /// The algorithm is not one of the key's.
     #[error("the token's algorithm is not accepted")]
     Algorithm,
-    /// The issuer has no such key, or none is named and it has several.
+    /// The issuer has no such key, or the token names none and the issuer has several.
     #[error("the token's key is not one of the issuer's")]
     UnknownKey,
-    /// Not signed by the key.
+    /// The signature is not the key's.
     #[error("the token's signature is not valid")]
     Signature,
-    /// Another issuer.
+    /// The token is from another issuer.
     #[error("the token is not from the expected issuer")]
     Issuer,
-    /// Not for us.
+    /// The token is for another audience.
     #[error("the token is for another audience")]
     Audience,
-    /// No `exp`, or one that is no instant.
+    /// `exp` is absent or not a valid time.
     #[error("the token does not say when it expires")]
     NoExpiry,
-    /// `exp` is over.
+    /// `exp` has passed.
     #[error("the token has expired")]
     Expired,
-    /// `nbf` is yet to come.
+    /// `nbf` has not been reached.
     #[error("the token is not valid yet")]
     NotYet,
-    /// No `sub`, or one that is too long.
+    /// `sub` is absent or too long.
     #[error("the token has no subject")]
     Subject,
-    /// A token for something else: an ID or a refresh token.
+    /// The token is for another purpose: an ID or a refresh token.
     #[error("the token is not an access token")]
     Purpose,
 }
 
-/// What a token says.
+/// The claims of a token.
 pub(super) type Claims = serde_json::Map<String, Value>;
 
-/// What tokens must say.
+/// The claims that tokens must have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expected {
-    /// `iss`, to the letter.
+    /// The exact value of `iss`.
     pub issuer: String,
-    /// What `aud` must be or hold; `None`: it is not looked at.
+    /// The value that `aud` must be or contain; `None`: not checked.
     pub audience: Option<String>,
-    /// The claim with the scopes; `None`: they are not checked.
+    /// The name of the claim with the scopes; `None`: not checked.
     pub scope_claim: Option<String>,
 }
 
 impl Expected {
-    /// Tokens of `issuer` for any audience, with their scopes in `scope_claim`.
+    /// Returns the claims for tokens of `issuer` for any audience, with their scopes in `scope_claim`.
     pub fn of(issuer: impl Into<String>, scope_claim: Option<String>) -> Self {
         Self { issuer: issuer.into(), audience: None, scope_claim }
     }
 }
 
-/// A token of which all is known but whether the key has signed it.
+/// A token after all checks except that of the signature.
 struct Read<'a> {
     key: &'a VerificationKey,
     algorithm: String,
@@ -123,23 +123,23 @@ pub struct Verifier {
 }
 
 impl Verifier {
-    /// A verifier of tokens that say what is `expected` and are signed with one of `keys`.
+    /// Returns a verifier of tokens that have the claims `expected` and are signed with one of `keys`.
     pub fn new(keys: impl Into<KeySet>, expected: Expected) -> Self {
         Self { keys: keys.into(), expected }
     }
 
-    /// Who shows this token, if it is to be believed at `now`.
+    /// Returns the principal of this token, if the token is valid at `now`.
     ///
     /// # Errors
-    /// Why it is not.
+    /// Why the token is rejected.
     pub fn verify(&self, token: &str, now: Timestamp) -> Result<Principal, TokenError> {
         self.verify_whole(token, now).map(|(principal, _)| principal)
     }
 
-    /// The same, with all that the token says.
+    /// Like [`Verifier::verify`], and also returns all claims.
     ///
     /// # Errors
-    /// Why it is not to be believed.
+    /// Why the token is rejected.
     pub fn verify_whole(&self, token: &str, now: Timestamp) -> Result<(Principal, Claims), TokenError> {
         let read = self.read(token, now)?;
         if !read.key.signed(token, &read.algorithm) {
@@ -148,17 +148,17 @@ impl Verifier {
         Ok((read.principal, read.claims))
     }
 
-    /// Refuses what can be refused without the arithmetic of the signature, which costs a thousand times the rest. Nothing is
-    /// believed yet.
+    /// Makes all checks except the arithmetic of the signature, which costs a thousand times the rest. It can only
+    /// reject a token.
     ///
     /// # Errors
-    /// Why it is not to be believed, as [`Verifier::verify`] would say it.
+    /// Why the token is rejected; the same error as [`Verifier::verify`] gives.
     pub fn glance(&self, token: &str, now: Timestamp) -> Result<(), TokenError> {
         self.read(token, now).map(drop)
     }
 
-    /// All that a token says, if only the arithmetic of its signature is left to do. Who may not ask learns nothing from which
-    /// reason comes first, since each is about what was sent.
+    /// Makes all checks except the arithmetic of the signature. The order of the checks reveals nothing to an attacker,
+    /// because each error is only about the token that was sent.
     fn read(&self, token: &str, now: Timestamp) -> Result<Read<'_>, TokenError> {
         if token.len() > LONGEST_TOKEN {
             return Err(TokenError::TooLong);
@@ -173,14 +173,14 @@ impl Verifier {
         let key = self.key_of(&header)?;
         let Fields(claims) = decode(claims).ok_or(TokenError::Malformed)?;
         let principal = self.claimed(&claims, now)?;
-        // RFC 4648, section 5, without padding: four characters for three bytes, and what is left over.
+        // RFC 4648, section 5, without padding: four characters for every three bytes, rounded up.
         if signature.len() != (key.signature_bytes() * 4).div_ceil(3) {
             return Err(TokenError::Signature);
         }
         Ok(Read { key, algorithm: header.algorithm, principal, claims })
     }
 
-    /// The key that a token with this header must be signed with.
+    /// Returns the key that must have signed a token with this header.
     pub(super) fn key_of(&self, header: &Header) -> Result<&VerificationKey, TokenError> {
         if header.critical {
             return Err(TokenError::Algorithm);
@@ -218,19 +218,19 @@ impl Verifier {
     }
 }
 
-/// Keycloak says in `typ` what a token is for.
+/// Rejects ID and refresh tokens. Keycloak puts the purpose of a token into `typ`.
 pub(super) fn check_purpose(claims: &Claims) -> Result<(), TokenError> {
     let other = matches!(claims.get("typ").and_then(Value::as_str), Some("ID" | "Refresh" | "Offline"));
     if other { Err(TokenError::Purpose) } else { Ok(()) }
 }
 
-/// When the token is no longer believed, leeway included.
+/// Returns the time when the token expires, leeway included.
 pub(super) fn check_expiry(claims: &Claims, now: Timestamp) -> Result<Timestamp, TokenError> {
     let expires = instant(claims.get("exp")).ok_or(TokenError::NoExpiry)?.plus(LEEWAY);
     if expires <= now { Err(TokenError::Expired) } else { Ok(expires) }
 }
 
-/// `nbf`, and whether `iat` is an instant.
+/// Checks `nbf`, and that `iat` is a valid time.
 pub(super) fn check_begin(claims: &Claims, now: Timestamp) -> Result<(), TokenError> {
     if let Some(not_before) = claims.get("nbf") {
         let not_before = instant(Some(not_before)).ok_or(TokenError::NotYet)?;
@@ -252,7 +252,7 @@ pub(super) fn subject(claims: &Claims) -> Result<&str, TokenError> {
     Ok(subject)
 }
 
-/// Whether an `aud` (RFC 7519, section 4.1.3), a text or a list of texts, names `ours`.
+/// Whether an `aud` (RFC 7519, section 4.1.3), a string or a list of strings, contains `ours`.
 fn is_for(audience: Option<&Value>, ours: &str) -> bool {
     match audience {
         Some(Value::String(one)) => one == ours,
@@ -261,7 +261,7 @@ fn is_for(audience: Option<&Value>, ours: &str) -> bool {
     }
 }
 
-/// A NumericDate (RFC 7519, section 2), in whole seconds.
+/// Parses a NumericDate (RFC 7519, section 2), in whole seconds.
 fn instant(claim: Option<&Value>) -> Option<Timestamp> {
     let seconds = claim?.as_i64().filter(|seconds| (0..=LAST_SECOND).contains(seconds))?;
     Some(Timestamp(seconds * 1_000_000))

@@ -1,4 +1,4 @@
-//! What is believed, and what an attacker would try.
+//! Tokens that are accepted, and the attacks that are rejected.
 
 use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
@@ -19,7 +19,7 @@ const ISSUER: &str = "http://localhost:8080/auth/realms/Renga";
 const SECOND: i64 = 1_700_000_000;
 const NOW: Timestamp = Timestamp(SECOND * 1_000_000);
 
-/// Signs any text, which the JWT library would not.
+/// Signs any text; the JWT library would refuse some.
 struct Signer(KeyPair);
 
 impl Signer {
@@ -60,7 +60,7 @@ fn without(name: &str) -> Value {
 }
 
 #[test]
-fn a_good_token_tells_who_asks() {
+fn a_valid_token_gives_its_principal() {
     let signer = Signer::new();
     let principal = signer.verifier().verify(&signer.token(&good()), NOW).unwrap();
     assert_eq!(
@@ -93,7 +93,7 @@ fn a_token_is_for_its_audience() {
 }
 
 #[test]
-fn claims_are_held_to_their_form() {
+fn claims_must_have_their_form() {
     let signer = Signer::new();
     let verifier = signer.verifier();
     let huge = "s".repeat(256);
@@ -128,7 +128,7 @@ fn claims_are_held_to_their_form() {
 }
 
 #[test]
-fn a_claim_that_stands_twice_is_not_believed() {
+fn a_duplicate_claim_is_rejected() {
     let signer = Signer::new();
     let header = r#"{"alg":"EdDSA"}"#;
     let twice = format!(r#"{{"iss":"{ISSUER}","sub":"bob","exp":{},"sub":"alice"}}"#, SECOND + 100);
@@ -151,7 +151,7 @@ fn the_token_does_not_choose_its_algorithm() {
     for header in [r#"{"alg":"EdDSA","crit":["exp"]}"#, r#"{"alg":"EdDSA","b64":false}"#] {
         assert_eq!(verifier.verify(&signer.sign(header, &good().to_string()), NOW), Err(TokenError::Algorithm));
     }
-    // A key, or a place to get one from, that the token itself names is not looked at.
+    // A key in the token's header, or a URL to fetch one from, is ignored.
     for header in [
         r#"{"alg":"EdDSA","jku":"http://evil/keys","x5u":"http://evil/cert"}"#,
         r#"{"alg":"EdDSA","kid":"../../../etc/passwd"}"#,
@@ -175,7 +175,7 @@ fn a_public_key_signs_nothing() {
 }
 
 #[test]
-fn forms_that_are_no_token_are_refused() {
+fn malformed_tokens_are_rejected() {
     let signer = Signer::new();
     let verifier = signer.verifier();
     let token = signer.token(&good());
@@ -205,14 +205,15 @@ fn forms_that_are_no_token_are_refused() {
         let mut bytes = token.clone().into_bytes();
         bytes[index] = if bytes[index] == b'A' { b'B' } else { b'A' };
         let changed = String::from_utf8(bytes).unwrap();
-        // The last character of a part holds bits that encode nothing; changing only those changes no token.
+        // The last character of a part has bits that encode nothing. Changing only those bits does not change the
+        // token.
         let same = changed.split('.').map(|part| BASE64_URL_SAFE_NO_PAD.decode(part).ok()).collect::<Vec<_>>()
             == token.split('.').map(|part| BASE64_URL_SAFE_NO_PAD.decode(part).ok()).collect::<Vec<_>>();
         assert!(same || verifier.verify(&changed, NOW).is_err(), "byte {index}");
     }
 }
 
-/// Signs the same claims by every algorithm, each with the PEM of the key that verifies it.
+/// Signs the same claims by every algorithm. Each item has the PEM of the key that verifies it.
 fn by_every_algorithm() -> Vec<(&'static str, String, String)> {
     let claims = || {
         let mut claims = Claims::create(Duration::from_secs(100)).with_issuer(ISSUER).with_subject("alice");
@@ -256,7 +257,7 @@ fn every_algorithm_is_verified_by_its_key_alone() {
 }
 
 #[test]
-fn keys_come_in_many_wrappings() {
+fn keys_are_read_in_many_encodings() {
     for (algorithm, pem, token) in by_every_algorithm() {
         let base64: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
         let on_one_line = pem.replace('\n', "\\n");
@@ -269,7 +270,7 @@ fn keys_come_in_many_wrappings() {
 }
 
 #[test]
-fn what_is_no_good_key_is_told_apart() {
+fn invalid_keys_fail_with_distinct_errors() {
     let private = RS256KeyPair::generate(2048).unwrap().to_pem().unwrap();
     assert_eq!(VerificationKey::parse(&private), Err(KeyError::Private));
     // An RSA key of 1024 bits.

@@ -1,33 +1,33 @@
-//! What a container runs, as a list of arguments.
+//! The command of a container, as a list of arguments.
 //!
-//! Split here and not by a library: those there are (`shlex`, `shell-words`) take what follows a `#` for a comment and drop
-//! it in silence, which Python's `shlex.split`, that the 2018 service used, does not.
+//! The splitter is our own because the libraries (`shlex`, `shell-words`) treat `#` as the start of a comment and
+//! silently drop the rest. The 2018 service used Python's `shlex.split`, which keeps it.
 
 use serde_json::Value;
 
 use super::field::{Problems, handed, kind, without_nul};
 
-/// The most arguments: more than anybody writes, and fewer than a kernel takes.
+/// The maximum number of arguments. No user needs as many, and a kernel accepts more.
 const MOST_ARGUMENTS: usize = 10_000;
 
-/// The arguments, the first of which is the program.
+/// The arguments; the first is the program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Command(Vec<String>);
 
 impl Command {
-    /// The arguments, at least one.
+    /// Returns the arguments, at least one.
     pub fn arguments(&self) -> &[String] {
         &self.0
     }
 
-    /// Splits a text as a POSIX shell would split words: quotes and backslashes count, nothing is expanded, and `#` begins
-    /// no comment. `None`: there is no word in it.
+    /// Splits a string into words as a POSIX shell does: quotes and backslashes count, nothing is expanded, and `#`
+    /// starts no comment. Returns `None` if the string has no word.
     ///
-    /// It differs from Python's `shlex.split` where that differs from a shell: a backslash before the end of a line
-    /// joins the lines, and in double quotes one before `$` or a backtick quotes it.
+    /// Where Python's `shlex.split` differs from a shell, this function follows the shell: a backslash at the end of a
+    /// line joins the lines, and in double quotes a backslash quotes `$` and the backtick.
     ///
     /// # Errors
-    /// What is wrong with it, for its user.
+    /// A message for the user that says what is wrong.
     pub fn split(text: &str) -> Result<Option<Self>, String> {
         without_nul(text)?;
         let mut words = Vec::new();
@@ -65,7 +65,7 @@ impl Command {
         Ok(if words.is_empty() { None } else { Some(Self(words)) })
     }
 
-    /// Reads a text, a list of texts, or null.
+    /// Reads a string, a list of strings, or null.
     pub(super) fn read(pointer: &str, value: Option<&Value>, problems: &mut Problems) -> Option<Self> {
         match value? {
             Value::Null => None,
@@ -93,7 +93,7 @@ impl Command {
     }
 }
 
-/// In double quotes a backslash quotes only what a shell would otherwise act on.
+/// Reads the rest of a double-quoted string. A backslash quotes only the characters that a shell would act on.
 fn double_quoted(characters: &mut std::str::Chars<'_>, word: &mut String) -> Result<(), String> {
     let unclosed = || "has a double quote that is not closed".to_owned();
     loop {
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_joined_and_huge_texts_taken() {
+    fn escaped_line_ends_join_lines_and_long_words_are_bounded() {
         for (text, expected) in [("a \\\n b", vec!["a", "b"]), ("a\\\nb", vec!["ab"]), ("\"a\\\nb\"", vec!["ab"])] {
             assert_eq!(Command::split(text).unwrap().unwrap().arguments(), expected);
         }
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_is_a_text_a_list_or_nothing() {
+    fn a_command_is_a_string_a_list_or_null() {
         let read = |value: Value| {
             let mut problems = Problems::default();
             let command = Command::read("/command", Some(&value), &mut problems);
@@ -174,15 +174,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_quoted_is_split_back(arguments in proptest::collection::vec("[^\0]{0,12}", 1..6)) {
+        fn splitting_undoes_quoting(arguments in proptest::collection::vec("[^\0]{0,12}", 1..6)) {
             let text = shlex::try_join(arguments.iter().map(String::as_str)).unwrap();
             let command = Command::split(&text).unwrap().unwrap();
             prop_assert_eq!(command.arguments(), arguments);
         }
 
-        /// The library agrees wherever there is neither a comment nor a joined line.
+        /// `shlex` agrees wherever the text has no comment and no joined line.
         #[test]
-        fn the_library_splits_alike(text in r#"([ab $`*\t]|["'\\]){0,16}"#) {
+        fn splitting_agrees_with_shlex(text in r#"([ab $`*\t]|["'\\]){0,16}"#) {
             let expected = shlex::split(&text).map(|words| if words.is_empty() { None } else { Some(Command(words)) });
             prop_assert_eq!(Command::split(&text).ok(), expected);
         }

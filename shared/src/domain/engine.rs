@@ -1,4 +1,4 @@
-//! Engines by name and kind, as rows and requests speak of them.
+//! Names of engines, as they appear in rows and requests.
 
 use std::fmt;
 
@@ -9,16 +9,19 @@ use serde::{Deserialize, Serialize};
 #[serde(transparent)]
 pub struct EngineName(String);
 
-/// A text that cannot name an engine.
+/// The error for a string that is not a valid engine name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} cannot name an engine: 1 to 63 lower case letters, digits and hyphens, beginning with a letter")]
 pub struct BadEngineName(String);
 
 impl EngineName {
-    /// The longest name.
+    /// The maximum length, in bytes.
     pub const MAX_LENGTH: usize = 63;
 
-    /// The name that `text` is.
+    /// Parses a name: 1 to 63 lower case letters, digits and hyphens, beginning with a letter.
+    ///
+    /// # Errors
+    /// Fails with [`BadEngineName`] if `text` has another form.
     pub fn parse(text: &str) -> Result<Self, BadEngineName> {
         let fits = (1..=Self::MAX_LENGTH).contains(&text.len())
             && text.starts_with(|first: char| first.is_ascii_lowercase())
@@ -26,7 +29,7 @@ impl EngineName {
         if fits { Ok(Self(text.to_owned())) } else { Err(BadEngineName(text.chars().take(100).collect())) }
     }
 
-    /// The name.
+    /// Returns the name.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -10,16 +10,17 @@ use super::field::{Problems, child, handed, kind};
 /// An environment variable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EnvVar {
-    /// Its name.
+    /// The name.
     pub name: String,
-    /// Its value.
+    /// The value.
     pub value: String,
 }
 
-/// The whole numbers beyond which JSON's, as they are read here, are no longer exact.
+/// 2^53: from this magnitude on, an `f64` cannot hold every whole number exactly.
 const MOST_EXACT: f64 = 9_007_199_254_740_992.0;
 
-/// A name that every engine takes: printable ASCII without `=`, which is Kubernetes' rule, up to 255 characters.
+/// Checks the name of a variable: printable ASCII without `=`, which is Kubernetes' rule, and at most 255 characters.
+/// Every engine accepts such names.
 pub(super) fn name(text: &str) -> Result<&str, String> {
     let fits = |c: char| matches!(c, ' '..='~') && c != '=';
     if (1..=255).contains(&text.len()) && text.chars().all(fits) {
@@ -30,7 +31,7 @@ pub(super) fn name(text: &str) -> Result<&str, String> {
 }
 
 impl EnvVar {
-    /// Reads `{"name": …, "value": …}`. Without a value, the empty text.
+    /// Reads `{"name": …, "value": …}`. An absent value is the empty string.
     pub(super) fn read(pointer: &str, value: &Value, problems: &mut Problems) -> Option<Self> {
         let object = problems.object(pointer, value, &["name", "value"])?;
         let name = problems.required_text(object, pointer, "name");
@@ -43,12 +44,13 @@ impl EnvVar {
     }
 }
 
-/// The value of the variable `name`, given as a text, a number or a boolean; the latter two as JSON writes them: `true`, not
-/// Python's `True`.
+/// Returns the value of the variable `name`, given as a string, a number or a boolean. Numbers and booleans are written
+/// as in JSON: `true`, not Python's `True`.
 pub(super) fn value(name: &str, value: &Value) -> Result<String, String> {
     match value {
         Value::String(text) => handed(name.len() + 1, text).map(str::to_owned),
-        // Beyond 64 bits a number is rounded as it is read: the container would see another one than was sent.
+        // A number beyond 64 bits is rounded when it is read, so the container would get another number than the client
+        // sent.
         Value::Number(number) if number.is_f64() && number.as_f64().is_none_or(|n| n.abs() >= MOST_EXACT) => {
             Err("is too large to be kept exactly as a number; send it as a text".into())
         }
@@ -58,8 +60,8 @@ pub(super) fn value(name: &str, value: &Value) -> Result<String, String> {
     }
 }
 
-/// What the deployer adds to the environment of an execution. Shown in the API's answers and given to the container
-/// alike.
+/// Returns the variables that the deployer adds to the environment of an execution. The API shows them, and the
+/// container gets them.
 pub fn additions(context: ContextId, default_base_url: &str) -> Vec<(String, String)> {
     vec![
         ("RENGA_CONTEXT_ID".to_owned(), context.to_string()),
@@ -67,7 +69,8 @@ pub fn additions(context: ContextId, default_base_url: &str) -> Vec<(String, Str
     ]
 }
 
-/// The whole environment of a container: the specification's, then the execution's, then ours; what comes later wins.
+/// Returns the whole environment of a container: the specification's variables, then the execution's, then the
+/// deployer's. A later one replaces an earlier one of the same name.
 pub fn launch_environment(
     spec: &[EnvVar],
     execution: &BTreeMap<String, String>,
@@ -85,7 +88,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn names_are_those_that_every_engine_takes() {
+    fn names_are_valid_on_every_engine() {
         let longest = "N".repeat(255);
         for good in ["A", "a.b-c_d", "1", " ", "PATH", "~", longest.as_str()] {
             assert_eq!(name(good), Ok(good));
@@ -97,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_kept_exactly_or_refused() {
+    fn values_are_kept_exactly_or_rejected() {
         let read = |json: &str| value("A", &serde_json::from_str(json).unwrap());
         for (json, value) in [
             (r#""""#, ""),
@@ -122,9 +125,9 @@ mod tests {
         assert!(long(LONGEST_HANDED - 4).unwrap_err().contains("131066 at most"));
     }
 
-    /// The library reads some numbers as a neighbour unless it is told to be exact.
+    /// `serde_json` rounds some numbers to a neighbour unless its feature `float_roundtrip` is on.
     #[test]
-    fn a_number_with_a_fraction_is_the_same_after_it_was_stored() {
+    fn a_number_with_a_fraction_survives_storage() {
         for part in 1..10_000_u32 {
             let sent = json!(f64::from(part) / 7_919.0).to_string();
             let read: Value = serde_json::from_str(&sent).unwrap();
@@ -133,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_variable_is_a_name_and_perhaps_a_value() {
+    fn a_variable_is_a_name_and_an_optional_value() {
         let read = |value: Value| {
             let mut problems = Problems::default();
             let variable = EnvVar::read("/env/0", &value, &mut problems);
@@ -157,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_later_wins() {
+    fn later_variables_override_earlier_ones() {
         let variable = |name: &str, value: &str| EnvVar { name: name.into(), value: value.into() };
         let spec = [
             variable("A", "spec"),

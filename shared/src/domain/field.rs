@@ -1,24 +1,24 @@
-//! Reading JSON that somebody sent: every bad field is told, with where it is and what would be right.
+//! Reads JSON from clients. Reports every bad field, with its place and what would be right.
 
 use serde_json::{Map, Value};
 
 /// One bad field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldError {
-    /// Where: a JSON pointer (RFC 6901) into what was sent.
+    /// Where: a JSON pointer (RFC 6901) into the body.
     pub pointer: String,
-    /// What is wrong with it and what would be right.
+    /// The fault, and the expected form.
     pub detail: String,
 }
 
-/// The most bad fields told one by one: otherwise the answer to a body of a hundred thousand small mistakes is many
-/// times the body.
+/// The maximum number of bad fields that are listed, because a body with a hundred thousand small mistakes would
+/// otherwise get a response many times its size.
 const MOST_TOLD: usize = 1_000;
 
-/// The most elements of a list.
+/// The maximum number of elements in a list.
 const MOST_ELEMENTS: usize = 1_000;
 
-/// Collects what is wrong while the fields are read.
+/// Collects the bad fields while a body is read.
 #[derive(Debug, Default)]
 pub(super) struct Problems {
     told: Vec<FieldError>,
@@ -34,7 +34,7 @@ impl Problems {
         self.told.push(FieldError { pointer: pointer.into(), detail: detail.into() });
     }
 
-    /// Notes the error of a value at `pointer`, or passes it on.
+    /// Returns the value, or records its error at `pointer`.
     pub(super) fn check<T>(&mut self, pointer: &str, value: Result<T, String>) -> Option<T> {
         value.map_err(|detail| self.add(pointer, detail)).ok()
     }
@@ -54,7 +54,7 @@ impl Problems {
         }
     }
 
-    /// The object at `pointer`, whose fields must be among `known`.
+    /// Returns the object at `pointer`. Its fields must be among `known`.
     pub(super) fn object<'a>(
         &mut self,
         pointer: &str,
@@ -71,7 +71,7 @@ impl Problems {
         Some(object)
     }
 
-    /// The elements of an optional list, each with its pointer. Absent and null are an empty list.
+    /// Returns the elements of an optional list, each with its pointer. Absent and null give an empty list.
     pub(super) fn list<'a>(
         &mut self,
         object: &'a Map<String, Value>,
@@ -95,7 +95,7 @@ impl Problems {
         }
     }
 
-    /// An optional text. Absent and null are none.
+    /// Returns an optional string. Absent and null give `None`.
     pub(super) fn text<'a>(&mut self, object: &'a Map<String, Value>, pointer: &str, name: &str) -> Option<&'a str> {
         match object.get(name) {
             None | Some(Value::Null) => None,
@@ -107,7 +107,7 @@ impl Problems {
         }
     }
 
-    /// A text that must be there.
+    /// Returns a string that must be present.
     pub(super) fn required_text<'a>(
         &mut self,
         object: &'a Map<String, Value>,
@@ -121,7 +121,7 @@ impl Problems {
         self.text(object, pointer, name)
     }
 
-    /// An optional boolean. Absent and null are `false`.
+    /// Returns an optional boolean. Absent and null are `false`.
     pub(super) fn boolean(&mut self, object: &Map<String, Value>, pointer: &str, name: &str) -> bool {
         match object.get(name) {
             None | Some(Value::Null) => false,
@@ -134,12 +134,12 @@ impl Problems {
     }
 }
 
-/// The pointer of a field of what is at `pointer`.
+/// Returns the pointer of the field `name` of the object at `pointer`.
 pub(super) fn child(pointer: &str, name: &str) -> String {
     format!("{pointer}/{}", name.replace('~', "~0").replace('/', "~1"))
 }
 
-/// What a value is, for people.
+/// Returns the JSON type of a value, for messages.
 pub(super) fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
@@ -151,17 +151,17 @@ pub(super) fn kind(value: &Value) -> &'static str {
     }
 }
 
-/// Refuses what neither a container nor PostgreSQL can hold.
+/// Rejects NUL characters, because neither a container nor PostgreSQL can hold them.
 pub(super) fn without_nul(text: &str) -> Result<&str, String> {
     if text.contains('\0') { Err("must not contain a NUL character".into()) } else { Ok(text) }
 }
 
-/// The longest text that Linux hands to a program, as an argument or as `NAME=value`: `MAX_ARG_STRLEN` of execve(2), less the
-/// NUL.
+/// The longest string, in bytes, that Linux passes to a program as an argument or as `NAME=value`: `MAX_ARG_STRLEN` of
+/// execve(2) without the NUL.
 pub(super) const LONGEST_HANDED: usize = 131_071;
 
-/// Refuses what a program cannot be given, with `before` bytes before it. An engine would find out only when it starts the
-/// program, and Docker then says nothing.
+/// Rejects a string that, after `before` other bytes, is too long to be passed to a program. Otherwise the engine would
+/// fail only when it starts the program, and Docker gives no reason then.
 pub(super) fn handed(before: usize, text: &str) -> Result<&str, String> {
     let most = LONGEST_HANDED.saturating_sub(before);
     if text.len() > most {
@@ -170,7 +170,7 @@ pub(super) fn handed(before: usize, text: &str) -> Result<&str, String> {
     without_nul(text)
 }
 
-/// A name as a DNS label (RFC 1123): lower case letters, digits and hyphens, at most 63.
+/// Checks a DNS label (RFC 1123): lower case letters, digits and hyphens, at most 63.
 pub(super) fn dns_label(text: &str) -> Result<String, String> {
     let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     let fits =
@@ -182,7 +182,7 @@ pub(super) fn dns_label(text: &str) -> Result<String, String> {
     }
 }
 
-/// A name of a Kubernetes object (DNS subdomain, RFC 1123): DNS labels joined by dots, at most 253 characters.
+/// Checks the name of a Kubernetes object (DNS subdomain, RFC 1123): DNS labels joined by dots, at most 253 characters.
 pub(super) fn dns_subdomain(text: &str) -> Result<String, String> {
     if text.len() <= 253 && text.split('.').all(|label| dns_label(label).is_ok()) {
         Ok(text.to_owned())
@@ -213,14 +213,14 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn pointers_escape_what_the_rfc_says() {
+    fn pointers_are_escaped_as_in_the_rfc() {
         assert_eq!(child("/env", "a/b~c"), "/env/a~1b~0c");
         assert_eq!(child("", "~1"), "/~01");
         assert_eq!(child("", ""), "/");
     }
 
     #[test]
-    fn a_flood_of_mistakes_is_counted_not_repeated() {
+    fn errors_beyond_the_limit_are_only_counted() {
         let mut problems = Problems::default();
         let flood: Map<String, Value> = (0..50_000).map(|index| (index.to_string(), json!(1))).collect();
         problems.object("", &Value::Object(flood), &["image"]);
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_those_of_kubernetes() {
+    fn names_follow_the_rules_of_kubernetes() {
         let (longest_label, longest_name) = ("a".repeat(63), ["a".repeat(63).as_str(); 3].join("."));
         for good in ["a", "0", "a-b", "a--b", longest_label.as_str()] {
             assert_eq!(dns_label(good).as_deref(), Ok(good));
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_is_cut_between_characters() {
+    fn a_string_is_cut_between_characters() {
         assert_eq!(beginning("short"), "short");
         assert_eq!(beginning(&"ä".repeat(200)), "ä".repeat(100));
     }

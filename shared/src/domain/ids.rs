@@ -1,4 +1,4 @@
-//! Identifiers and instants. Both are made from arguments: whoever holds the clock and the randomness passes them in.
+//! Identifiers and timestamps. Both are made from arguments: the caller passes the current time and the random bytes.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,39 +7,39 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// An instant: microseconds since the Unix epoch, UTC.
+/// A point in time: microseconds since the Unix epoch, UTC.
 ///
-/// Microseconds because that is what both databases keep and what the API shows.
+/// Microseconds, because both databases store them and the API shows them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Timestamp(pub i64);
 
 impl Timestamp {
-    /// The instant that many microseconds after the epoch that `duration` says; saturates in the far future.
+    /// Returns the time `duration` after the epoch; saturates.
     pub fn from_epoch(duration: Duration) -> Self {
         Self(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX))
     }
 
-    /// This instant and `duration` more; saturates.
+    /// Returns this time plus `duration`; saturates.
     pub fn plus(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)))
     }
 
-    /// This instant less `duration`; saturates.
+    /// Returns this time minus `duration`; saturates.
     pub fn minus(self, duration: Duration) -> Self {
         Self(self.0.saturating_sub(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)))
     }
 
-    /// How long after `earlier` this instant is; zero when it is not, as after a clock was set back.
+    /// Returns the time since `earlier`; zero if `earlier` is later, as after a clock was set back.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 }
 
-/// A UUID of version 7 (RFC 9562, section 5.7) whose order follows `now` to a quarter of a microsecond.
+/// Returns a UUID of version 7 (RFC 9562, section 5.7) that sorts by `now`, to a quarter of a microsecond.
 ///
-/// The twelve bits after the version hold the fraction of the millisecond (the RFC's method 3), so that sorting by id
-/// is sorting by age: lists need no other column. `random` supplies the other 62 bits.
+/// The twelve bits after the version hold the fraction of the millisecond (method 3 of the RFC). Lists therefore sort
+/// by id alone. `random` supplies the other 62 bits.
 pub fn uuid_at(now: Timestamp, random: [u8; 8]) -> Uuid {
     let micros = u64::try_from(now.0).unwrap_or(0);
     let fraction = u16::try_from((micros % 1_000) * 4_096 / 1_000).unwrap_or(0);
@@ -57,7 +57,7 @@ macro_rules! id {
         pub struct $name(pub Uuid);
 
         impl $name {
-            /// A new id for something that begins `now`.
+            /// Returns a new id for an object created at `now`.
             pub fn new(now: Timestamp, random: [u8; 8]) -> Self {
                 Self(uuid_at(now, random))
             }
@@ -80,11 +80,11 @@ macro_rules! id {
 }
 
 id! {
-    /// Names a context.
+    /// The id of a context.
     ContextId
 }
 id! {
-    /// Names an execution; the engine object's name is derived from it.
+    /// The id of an execution. The name of its object in the engine is derived from it.
     ExecutionId
 }
 
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_set_back_makes_no_negative_span() {
+    fn durations_are_not_negative_after_a_clock_was_set_back() {
         assert_eq!(Timestamp(1).since(Timestamp(5)), Duration::ZERO);
         assert_eq!(Timestamp(i64::MAX).plus(Duration::from_secs(1)), Timestamp(i64::MAX));
     }

@@ -1,18 +1,18 @@
 //! References to container images.
 //!
-//! Parsed here by the grammar of <https://pkg.go.dev/github.com/distribution/reference>: the crates that do it bring a
-//! registry client or the whole OCI model along, and lose what the user wrote.
+//! The parser follows the grammar of <https://pkg.go.dev/github.com/distribution/reference>. It is our own because the
+//! crates for it bring a registry client or the whole OCI model, and do not keep the string that the user wrote.
 
 use std::fmt;
 use std::net::Ipv6Addr;
 
 use super::field::beginning;
 
-/// The longest name, as the registries have it.
+/// The longest name that registries accept.
 const MAX_NAME: usize = 255;
 const MAX_TAG: usize = 128;
 
-/// A reference to an image, as its user wrote it.
+/// A reference to an image, as the user wrote it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ImageRef {
     text: String,
@@ -20,20 +20,20 @@ pub struct ImageRef {
 }
 
 impl ImageRef {
-    /// The reference that `text` is.
+    /// Parses a reference.
     ///
     /// # Errors
-    /// What is wrong with it, for its user.
+    /// A message for the user that says what is wrong.
     pub fn parse(text: &str) -> Result<Self, String> {
         if text.len() == 64 && text.chars().all(is_hex) {
-            // An engine would take it for the id of an image that it has, whoever's that is.
+            // An engine would read it as the id of a local image, which may belong to another user.
             return Err("is an image's id; name the image".into());
         }
         let (rest, digest) = match text.split_once('@') {
             Some((rest, digest)) => (rest, Some(digest)),
             None => (text, None),
         };
-        // A colon after the last slash begins a tag; one before it, a port.
+        // A colon after the last slash starts a tag; a colon before it starts a port.
         let (name, tag) = match rest.rsplit_once(':') {
             Some((name, tag)) if !tag.contains('/') => (name, Some(tag)),
             _ => (rest, None),
@@ -48,12 +48,12 @@ impl ImageRef {
         Ok(Self { text: text.to_owned(), pinned: tag.is_some() || digest.is_some() })
     }
 
-    /// The reference as it was written.
+    /// Returns the reference as it was written.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// The reference with `:latest` when it names neither a tag nor a digest.
+    /// Returns the reference, with `:latest` if it has neither a tag nor a digest.
     pub fn canonical(&self) -> String {
         if self.pinned { self.text.clone() } else { format!("{}:latest", self.text) }
     }
@@ -73,7 +73,7 @@ fn check_name(name: &str) -> Result<(), String> {
         return Err(format!("names an image with {} characters; at most {MAX_NAME} are allowed", name.len()));
     }
     let mut parts: Vec<&str> = name.split('/').collect();
-    // As in Docker: a first part with a dot, a colon or an upper case letter, or "localhost", is a registry.
+    // As in Docker: a first part that has a dot, a colon or an upper case letter, or is "localhost", is a registry.
     let registry = |part: &str| part == "localhost" || part.contains(['.', ':']) || part != part.to_lowercase();
     if parts.len() > 1 && registry(parts[0]) {
         check_registry(parts.remove(0))?;
@@ -85,7 +85,7 @@ fn check_name(name: &str) -> Result<(), String> {
 }
 
 fn check_registry(registry: &str) -> Result<(), String> {
-    // The colons of an IPv6 address stand in brackets.
+    // An IPv6 address has its colons in brackets.
     let after_host = registry.rfind(']').map_or(0, |bracket| bracket + 1);
     let (host, port) = match registry[after_host..].find(':') {
         Some(colon) => {
@@ -119,7 +119,7 @@ fn is_hex(c: char) -> bool {
     matches!(c, '0'..='9' | 'a'..='f')
 }
 
-/// `[a-z0-9]+` joined by `.`, `_`, `__` or any number of `-`.
+/// Checks `[a-z0-9]+` joined by `.`, `_`, `__` or any number of `-`.
 fn check_path_part(part: &str) -> Result<(), String> {
     let word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     let separator = |text: &str| matches!(text, "." | "_" | "__") || text.chars().all(|c| c == '-');
@@ -169,7 +169,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn references_are_those_of_docker() {
+    fn references_follow_the_grammar_of_docker() {
         let digest = format!("busybox@sha256:{}", "a".repeat(64));
         let id = "0123456789abcdef".repeat(4);
         for (good, canonical) in [
@@ -235,8 +235,8 @@ mod tests {
         }
     }
     #[test]
-    fn a_long_text_is_refused_without_repeating_it() {
-        // As they are shown, each of these characters is six.
+    fn the_error_for_a_long_string_is_short() {
+        // Each of these characters takes six when it is escaped.
         let strange = |count| "\u{17}".repeat(count);
         for long in [
             "a".repeat(1 << 20),
@@ -251,15 +251,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_read_or_refused(text in "\\PC{0,80}") {
+        fn any_string_is_parsed_or_rejected(text in "\\PC{0,80}") {
             if let Ok(image) = ImageRef::parse(&text) {
                 prop_assert_eq!(image.to_string(), text);
             }
         }
 
         #[test]
-        fn what_the_grammar_makes_is_read_and_its_canonical_form_too(
-            // Without a registry the first of several parts has no dot: it would be one.
+        fn references_of_the_grammar_and_their_canonical_forms_are_parsed(
+            // Without a registry, the first of several parts has no dot: with one, it would be a registry.
             text in r"([a-z0-9]([a-z0-9-]{0,5}[a-z0-9])?\.[a-z]{2,3}(:[1-9][0-9]{0,3})?/)?([a-z0-9]{1,9}((_|__|-{1,3})[a-z0-9]{1,9}){0,2}/){0,2}[a-z0-9]{1,9}((\.|_|__|-{1,3})[a-z0-9]{1,9}){0,2}(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,20})?(@sha256:[0-9a-f]{64})?"
         ) {
             let image = ImageRef::parse(&text);

@@ -4,13 +4,13 @@ use serde_json::Value;
 
 use super::field::{kind, without_nul};
 
-/// The longest label in bytes. PostgreSQL's index of labels takes 2,704 for label, owner and id together.
+/// The longest label, in bytes. The limit of PostgreSQL's index is 2,704 bytes for label, owner and id together.
 const LONGEST: usize = 2_000;
 
-/// The label that holds the vertex of a context in the knowledge graph.
+/// The prefix of the label that names the vertex of a context in the knowledge graph.
 const VERTEX_ID: &str = "renga.execution_context.vertex_id=";
 
-/// The vertex that a stored specification's labels name, if they name one alone.
+/// Returns the vertex id in the labels of a stored specification, if exactly one label names it.
 pub fn vertex_id(spec: &str) -> Option<i64> {
     let spec: Value = serde_json::from_str(spec).ok()?;
     let labels = spec.get("labels")?.as_array()?.iter().filter_map(Value::as_str);
@@ -19,7 +19,7 @@ pub fn vertex_id(spec: &str) -> Option<i64> {
     ids.next().is_none().then_some(id)
 }
 
-/// `key=value`, or `key` alone.
+/// A label: `key=value`, or `key` alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Label(String);
 
@@ -27,7 +27,7 @@ impl Label {
     /// Reads a label.
     ///
     /// # Errors
-    /// What is wrong with it, for its user.
+    /// A message for the user that says what is wrong.
     pub fn read(value: &Value) -> Result<Self, String> {
         let Value::String(text) = value else {
             return Err(format!("must be a text, not {}", kind(value)));
@@ -39,7 +39,7 @@ impl Label {
         Ok(Self(text.clone()))
     }
 
-    /// The label as it was written.
+    /// Returns the label as it was written.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -1,4 +1,5 @@
-//! The nouns of the product, parsed once at the edge: inside, an image reference is never a `String`.
+//! The nouns of the product. JSON and strings are parsed once at the edge: inside, an image reference is never a
+//! `String`.
 
 mod command;
 mod engine;

@@ -1,4 +1,4 @@
-//! What a request for an execution says.
+//! The body of a request for a new execution.
 
 use std::collections::BTreeMap;
 
@@ -8,27 +8,27 @@ use super::field::{FieldError, Problems, child, dns_label, kind};
 use super::{EngineName, env};
 
 const FIELDS: [&str; 3] = ["engine", "namespace", "environment"];
-/// The most variables.
+/// The maximum number of variables.
 const MOST: usize = 1_000;
-/// The namespace of who names none.
+/// The namespace if the request names none.
 const DEFAULT_NAMESPACE: &str = "default";
 
-/// How a context is to be executed.
+/// How to run a context.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewExecution {
-    /// The engine, or kind of engine. `None`: the deployer chooses.
+    /// The name or kind of the engine. `None`: the deployer chooses the engine.
     pub engine: Option<EngineName>,
     /// The namespace: a DNS label.
     pub namespace: String,
-    /// Variables beside those of the specification.
+    /// Variables in addition to those of the specification.
     pub environment: BTreeMap<String, String>,
 }
 
 impl NewExecution {
-    /// Reads what was posted; null stands for an empty object.
+    /// Parses the body; null counts as an empty object.
     ///
     /// # Errors
-    /// Every bad field.
+    /// All bad fields.
     pub fn parse(value: &Value) -> Result<Self, Vec<FieldError>> {
         let nothing = Map::new();
         let mut problems = Problems::default();
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn every_bad_field_is_told() {
+    fn every_bad_field_is_reported() {
         let bad = json!({"engine": "No Such", "namespace": "Team_A", "environment": {"A": [], "B=C": 1, "D": "\u{0}"}, "x": 1});
         let mut pointers: Vec<String> =
             NewExecution::parse(&bad).unwrap_err().into_iter().map(|error| error.pointer).collect();

@@ -1,4 +1,4 @@
-//! Ports that a container listens on.
+//! Ports on which a container listens.
 
 use std::fmt;
 
@@ -18,7 +18,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// The name in lower case, as Docker writes it.
+    /// Returns the name in lower case, as Docker writes it.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Tcp => "tcp",
@@ -31,17 +31,17 @@ impl Protocol {
 /// A port with its protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PortSpec {
-    /// 1 to 65535.
+    /// The port number, 1 to 65535.
     pub number: u16,
-    /// TCP unless it says otherwise.
+    /// The protocol; TCP by default.
     pub protocol: Protocol,
 }
 
 impl PortSpec {
-    /// Reads `8888`, `"8888"` or `"53/udp"`. `None`: an empty text, which stands for nothing.
+    /// Reads `8888`, `"8888"` or `"53/udp"`. Returns `None` for an empty string, which means no port.
     ///
     /// # Errors
-    /// What is wrong with it, for its user.
+    /// A message for the user that says what is wrong.
     pub fn read(value: &Value) -> Result<Option<Self>, String> {
         match value {
             Value::String(text) if text.trim().is_empty() => Ok(None),
@@ -84,7 +84,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn ports_are_numbers_or_texts() {
+    fn ports_are_numbers_or_strings() {
         let port = |number, protocol| Ok(Some(PortSpec { number, protocol }));
         assert_eq!(PortSpec::read(&json!(8888)), port(8888, Protocol::Tcp));
         assert_eq!(PortSpec::read(&json!("8888")), port(8888, Protocol::Tcp));

@@ -1,4 +1,4 @@
-//! Claims that the input chooses, each with whether it should be believed.
+//! Claims selected by the input, each with whether it is valid.
 
 use renga_shared::auth::{Principal, Scope, ScopeSet};
 use renga_shared::domain::Timestamp;
@@ -7,21 +7,21 @@ use serde_json::{Map, Value, json};
 
 use super::{ISSUER, LEEWAY, NOW, SCOPES};
 
-/// The last second that a claim may name.
+/// The last second that a claim may have.
 const LAST: i64 = u32::MAX as i64;
 
-/// A header and claims that the input chose.
+/// A header and claims selected by the input.
 pub(super) struct Chosen {
     pub(super) header: &'static str,
     pub(super) claims: Value,
-    /// Who should be believed to ask, if anybody.
+    /// The principal, if the token must be accepted.
     pub(super) expected: Option<Principal>,
 }
 
-/// What may stand in a claim: nothing, or a value; and whether that is as it should be.
+/// A claim's value, or its absence; and whether that is valid.
 type Choice = (Option<Value>, bool);
 
-/// The bytes that choose; zeros when they are used up.
+/// The bytes of the input; zeros after its end.
 struct Bytes<'a>(std::slice::Iter<'a, u8>);
 
 impl Bytes<'_> {
@@ -88,7 +88,7 @@ fn issuer(choice: u8) -> Choice {
     }
 }
 
-/// A whole number of seconds, or what is none.
+/// Returns a whole number of seconds, or an invalid value.
 fn instant(bytes: &mut Bytes<'_>, good: impl Fn(i64) -> bool) -> Choice {
     match bytes.next() % 8 {
         0..=3 => {
@@ -139,7 +139,7 @@ fn purpose(choice: u8) -> Choice {
     }
 }
 
-/// A text that the input gives, or what is none.
+/// Returns a string from the input, or an invalid value.
 fn subject(bytes: &mut Bytes<'_>) -> Choice {
     match bytes.next() % 8 {
         0 => (None, false),
