@@ -148,7 +148,7 @@ static FORGET_SERVED: Statement = Statement::new(
 /// How long the row of an engine is kept that no reconciler of this version has served.
 const KEPT: Duration = Duration::from_secs(3600);
 
-statements!(PUT, DESCRIBE, LIST, FORGET);
+statements!(SERVE, LEAVE, PUT, DESCRIBE, LIST, EXTENDED, FORGET, RETIRE, IN_USE, FORGET_SERVED);
 
 /// Records how an engine is `now`. `since` changes only when it goes up or down.
 pub async fn put(

@@ -183,8 +183,10 @@ async fn the_rest_is_called(db: &Recorder) {
     ignore(deployment::ping(db).await);
     ignore(engines::put(db, &docker(), "docker", Ok("29.1"), NOW).await);
     ignore(engines::describe(db, &docker(), &Offer::default(), "docker:///var/run/docker.sock").await);
-    ignore(engines::list(db).await);
-    ignore(engines::forget(db, NOW).await);
+    ignore(engines::serve(db, &docker(), HOLDER).await);
+    ignore(engines::list(db, NOW).await);
+    ignore(engines::forget(db, NOW, NOW).await);
+    ignore(engines::retire(db, &docker(), HOLDER, NOW).await);
     ignore(issuer_keys::get(db, "issuer").await);
     ignore(issuer_keys::claim(db, "issuer", NOW, Some(NOW), true).await);
     ignore(issuer_keys::store(db, "issuer", NOW, "{}", NOW).await);
