@@ -12,8 +12,8 @@
 //!   thing, its value and the cure. Nothing internal ever reaches an HTTP client.
 //!
 //! One file per capability: [`variables`], `sqlite`, `postgres`, `outbound_http`. `engine` makes wasmtime's engine,
-//! `instance` what one instance of a component owns, `occupancy` what it has in hand, `pool` hands requests to instances,
-//! `streams` bounds what stays open, `serve` speaks HTTP.
+//! `instance` what one instance of a component owns, `occupancy` what it has in hand, `pool` hands requests to
+//! instances, `streams` bounds what stays open, `serve` speaks HTTP.
 
 mod allowed_hosts;
 mod bindings;

@@ -1,8 +1,8 @@
 //! What one instance has in hand: requests that run in it, and requests and answers that are open.
 //!
-//! Both are counted apart, because what is open for long mostly waits. A request that runs holds one of the few places for
-//! those that run at the same time, and gives it up when it has taken [`Limits::place`](crate::Limits::place); it stays open
-//! until the last byte of its answer has left, or its client has.
+//! Both are counted apart, because what is open for long mostly waits. A request that runs holds one of the few places
+//! for those that run at the same time, and gives it up when it has taken [`Limits::place`](crate::Limits::place); it
+//! stays open until the last byte of its answer has left, or its client has.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

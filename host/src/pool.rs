@@ -8,9 +8,9 @@
 //! - When an instance traps, loops or takes too long, its own requests alone are affected. Which of several it was that
 //!   broke the instance cannot be told: each `GET` or `HEAD` without a body that had no answer yet is asked once more,
 //!   in an instance that it has for itself.
-//! - What stays open for long, as a log that is followed does, takes nothing from others: a request that takes long gives up
-//!   its place among those that run; an instance with open answers is replaced only as long as few such instances linger
-//!   (see [`Worker::should_accept_request`]).
+//! - What stays open for long, as a log that is followed does, takes nothing from others: a request that takes long
+//!   gives up its place among those that run; an instance with open answers is replaced only as long as few such
+//!   instances linger (see [`Worker::should_accept_request`]).
 //! - A client learns what happened to its request (500, 503 or 504), and nothing of why. An answer that was cut off
 //!   does not look like a whole one.
 
@@ -62,7 +62,8 @@ pub(crate) struct Pool {
     first_byte: Duration,
 }
 
-/// What a request carries to its instance, to learn of its fate. It is kept as long as the request or its answer is open.
+/// What a request carries to its instance, to learn of its fate. It is kept as long as the request or its answer is
+/// open.
 type Visit = Arc<OnceLock<Begun>>;
 
 /// An instance has begun with a request.
@@ -337,8 +338,8 @@ struct Worker {
 }
 
 impl Worker {
-    /// Whether it may be replaced now. With nothing open it ends at once. Otherwise it lives on until the last answer has
-    /// ended, perhaps for hours: too many such would leave no instance for requests.
+    /// Whether it may be replaced now. With nothing open it ends at once. Otherwise it lives on until the last answer
+    /// has ended, perhaps for hours: too many such would leave no instance for requests.
     fn may_retire(&self) -> bool {
         let Some(lingering) = self.lingering.as_ref().filter(|_| self.occupancy.open() > 0) else { return true };
         let place = lingering.clone().try_acquire_owned();

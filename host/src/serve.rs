@@ -233,8 +233,8 @@ fn uploads(limits: &Limits) -> usize {
     (instances.saturating_mul(limits.requests_per_instance) / 4).clamp(1, limits.requests.max(1))
 }
 
-/// How many instances may be kept by what is open in them although they are to be replaced: a quarter, so that most are there
-/// for requests. Beyond these an instance goes on, whatever it has hoarded.
+/// How many instances may be kept by what is open in them although they are to be replaced: a quarter, so that most
+/// are there for requests. Beyond these an instance goes on, whatever it has hoarded.
 fn lingering(limits: &Limits) -> usize {
     usize::try_from(limits.instances / 4).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS)
 }

@@ -31,12 +31,13 @@ pub struct Limits {
     pub first_byte: Duration,
     /// How long a component may compute without letting its other requests go on; then the instance ends (2 s).
     pub cpu_slice: Duration,
-    /// Requests that an instance answers at the same time (16, as in Spin), without those that [`Self::place`] leaves out.
+    /// Requests that an instance answers at the same time (16, as in Spin), without those that [`Self::place`] leaves
+    /// out.
     pub requests_per_instance: usize,
     /// Requests and answers that may be open in an instance at the same time, however long they are (64).
     pub open_per_instance: usize,
-    /// How long a request counts among those that are answered at the same time (250 ms): one that takes longer waits for
-    /// something, and needs neither a processor nor a place that another could have.
+    /// How long a request counts among those that are answered at the same time (250 ms): one that takes longer waits
+    /// for something, and needs neither a processor nor a place that another could have.
     pub place: Duration,
     /// Requests after which an instance is replaced, which frees what it has hoarded (10,000).
     pub requests_before_retirement: usize,
@@ -44,7 +45,8 @@ pub struct Limits {
     pub idle_instance: Duration,
     /// Instances alive at the same time (64).
     pub instances: u32,
-    /// Requests that run at the same time, for as long as [`Self::place`] says; more wait for their turn on the socket (1,024).
+    /// Requests that run at the same time, for as long as [`Self::place`] says; more wait for their turn on the socket
+    /// (1,024).
     pub requests: usize,
     /// Answers that are open at the same time, of those that do not say how long they are or that are longer than a
     /// socket takes at once; one too many is refused (1,024).

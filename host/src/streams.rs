@@ -1,7 +1,7 @@
 //! Bounds the answers that may stay open for long: a log that is followed, a long list whose reader takes its time.
 //!
-//! Such an answer costs memory of its instance for as long as its client likes. One too many is refused at once, so that
-//! there is always room for those that are answered and done with.
+//! Such an answer costs memory of its instance for as long as its client likes. One too many is refused at once, so
+//! that there is always room for those that are answered and done with.
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -90,8 +90,8 @@ pub(crate) fn application_values(
     if missing.is_empty() { Ok(values) } else { Err(HostError::MissingVariables(missing)) }
 }
 
-/// Variables that cannot be read for now, as under Spin when a provider fails, such as a vault that is away. The host's own
-/// values never fail by themselves. Clones are the same faults: a test keeps one.
+/// Variables that cannot be read for now, as under Spin when a provider fails, such as a vault that is away. The
+/// host's own values never fail by themselves. Clones are the same faults: a test keeps one.
 #[derive(Debug, Clone, Default)]
 pub struct VariableFaults(Arc<Mutex<BTreeSet<String>>>);
 

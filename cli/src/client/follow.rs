@@ -50,10 +50,10 @@ enum Broken {
 impl Follow<'_> {
     /// Copies all logs to `out` until the execution has ended, and returns the execution.
     ///
-    /// A connection that breaks is made again, and goes on at the position in the log that the service told last: it stays
-    /// true when the log's middle is cut meanwhile, and whatever the query. A service that tells no positions is asked for
-    /// everything again, and what was written already is skipped. Not so the last lines (`tail`), which begin elsewhere each
-    /// time: these are then followed on one connection only.
+    /// A connection that breaks is made again, and goes on at the position in the log that the service told last: it
+    /// stays true when the log's middle is cut meanwhile, and whatever the query. A service that tells no positions is
+    /// asked for everything again, and what was written already is skipped. Not so the last lines (`tail`), which
+    /// begin elsewhere each time: these are then followed on one connection only.
     pub(crate) async fn to_end(&self, out: &mut (impl AsyncWrite + Unpin)) -> Result<Execution> {
         let repeatable = self.query.iter().all(|(name, _)| *name != "tail");
         let mut copied = Copied::default();

@@ -1,8 +1,9 @@
 //! A small service that behaves like the API, for the client commands to call over a real socket.
 //!
 //! Its containers are threads of its own: the words of an execution's command are what it does, one after another.
-//! `say=TEXT` writes a line, `cut` breaks every connection that follows it (`cut=A-B`: and those bytes of its log are gone), `deaf` makes it ignore a stop, `forever` waits for one,
-//! `exit=N` ends it. The image `missing` cannot be run. Pages hold two rows, so that every list has several.
+//! `say=TEXT` writes a line, `cut` breaks every connection that follows it (`cut=A-B`: and those bytes of its log are
+//! gone), `deaf` makes it ignore a stop, `forever` waits for one, `exit=N` ends it. The image `missing` cannot be run.
+//! Pages hold two rows, so that every list has several.
 
 use std::collections::HashMap;
 use std::convert::Infallible;

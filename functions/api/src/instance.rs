@@ -73,8 +73,9 @@ impl Instance {
 
 /// The environment variables that the API reads, each from the Spin variable that `runtime-config.toml` maps it to.
 ///
-/// The manifest declares all of them with a default, so that one that cannot be read was not left unset: a provider, such as
-/// a vault, failed. The API would check less if it took that for "not set", so it answers nothing until all can be read.
+/// The manifest declares all of them with a default, so that one that cannot be read was not left unset: a provider,
+/// such as a vault, failed. The API would check less if it took that for "not set", so it answers nothing until all
+/// can be read.
 async fn environment() -> Result<Environment, Problem> {
     let mut given = Vec::new();
     for name in API_VARIABLES {

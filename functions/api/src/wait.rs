@@ -1,7 +1,7 @@
 //! Waiting for what becomes of an execution.
 //!
-//! Obligations: a wait ends when its time is over, whatever the database does; a database that fails meanwhile takes nothing
-//! from what was known before; those that wait leave room in their instance for those that do not.
+//! Obligations: a wait ends when its time is over, whatever the database does; a database that fails meanwhile takes
+//! nothing from what was known before; those that wait leave room in their instance for those that do not.
 
 use std::cell::Cell;
 use std::pin::pin;

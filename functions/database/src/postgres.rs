@@ -1,8 +1,8 @@
 //! PostgreSQL through Spin. The host pools the connections behind a handle: 64 for all instances of a component.
 //!
-//! A connection runs one statement after the other, so each statement has one for itself: a slow one holds up no other.
-//! The instance keeps one at hand, as long as nothing runs on it, and gives back the others as soon as they are done, so that
-//! no instance holds what another needs.
+//! A connection runs one statement after the other, so each statement has one for itself: a slow one holds up no
+//! other. The instance keeps one at hand, as long as nothing runs on it, and gives back the others as soon as they are
+//! done, so that no instance holds what another needs.
 //!
 //! Nothing here waits for ever: not for a connection, a lock, or a server that is gone without a word.
 
@@ -21,8 +21,8 @@ const PATIENCE: [(&str, &str); 5] = [
     ("tcp_user_timeout", "10"),
     ("keepalives_idle", "10"),
     ("keepalives_interval", "5"),
-    // How long a statement may take, waiting for locks included. A `SET` would be one more statement on each connection, and
-    // leave it in a state that the host would have to undo before anybody else gets it.
+    // How long a statement may take, waiting for locks included. A `SET` would be one more statement on each
+    // connection, and leave it in a state that the host would have to undo before anybody else gets it.
     ("options", "-c%20statement_timeout%3D10s"),
 ];
 
@@ -52,8 +52,8 @@ impl SpinPostgres {
         rows
     }
 
-    /// The connection at hand, or else a new one, whichever can be had first: where the host's connections are all in use, it
-    /// may be long until one is given back.
+    /// The connection at hand, or else a new one, whichever can be had first: where the host's connections are all in
+    /// use, it may be long until one is given back.
     async fn take(&self) -> Result<Connection, DatabaseError> {
         if let Some(connection) = self.idle.take() {
             return Ok(connection);

@@ -29,8 +29,8 @@ struct Inner {
     client: Option<Object>,
     /// A statement may have changed settings, temporary tables, locks or the transaction: nobody else may get it.
     changed: AtomicBool,
-    /// Statements whose end nobody has seen. One that was given up still runs on the server, and whoever gets the connection
-    /// would wait behind it.
+    /// Statements whose end nobody has seen. One that was given up still runs on the server, and whoever gets the
+    /// connection would wait behind it.
     running: AtomicUsize,
 }
 

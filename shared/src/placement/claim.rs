@@ -5,7 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// The longest claim in bytes. An engine cannot require a longer one, because its configuration is read by the same rule.
+/// The longest claim in bytes. An engine cannot require a longer one, because its configuration is read by the same
+/// rule.
 const LONGEST: usize = 256;
 
 /// `role:gpu-users`, `group:/physics`, `client:notebooks` or `sub:…`: one thing that a token says of its user.
@@ -35,11 +36,11 @@ impl Claim {
         &self.0
     }
 
-    /// What a verified token says, in this order: its subject, client (`azp`), roles (`roles`, Keycloak's `realm_access` and
-    /// `resource_access`) and groups (`groups`).
+    /// What a verified token says, in this order: its subject, client (`azp`), roles (`roles`, Keycloak's
+    /// `realm_access` and `resource_access`) and groups (`groups`).
     ///
-    /// Everything that an engine can require is kept, however much it is: a claim that was left out would shut its user out
-    /// of an engine. What bounds it is the token, which is at most
+    /// Everything that an engine can require is kept, however much it is: a claim that was left out would shut its
+    /// user out of an engine. What bounds it is the token, which is at most
     /// [`LONGEST_TOKEN`](crate::auth::LONGEST_TOKEN) bytes: each claim stands in it.
     pub fn of(token: &Map<String, Value>) -> Vec<Self> {
         let texts = |value: Option<&Value>| match value {
