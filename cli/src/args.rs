@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use renga_shared::auth::Scope;
 use renga_shared::domain::ClientState;
+use secrecy::SecretString;
 
 /// The scopes of the API.
 pub(crate) const SCOPES: [&str; 4] = [
@@ -77,7 +78,7 @@ pub(crate) struct Global {
     pub(crate) url: Option<String>,
     /// The bearer token; other users of this machine may see it here, so prefer the variable [env: RENGA_DEPLOYER_TOKEN]
     #[arg(long, global = true, hide_env_values = true)]
-    pub(crate) token: Option<String>,
+    pub(crate) token: Option<SecretString>,
     /// The folder with the development issuer's key and what `up --dev` wrote
     /// [env: RENGA_DEPLOYER_STATE] [default: $XDG_STATE_HOME/renga-deployer or ~/.local/state/renga-deployer]
     #[arg(long, global = true, value_name = "FOLDER")]
@@ -360,6 +361,14 @@ mod tests {
         let Ok(Command::Token(token)) = parsed(&["token", "--ttl", "1h 30m"]) else { panic!("not understood") };
         assert_eq!(token.ttl, Duration::from_secs(5400));
         assert!(parsed(&["token", "--ttl", "soon"]).is_err());
+    }
+
+    #[test]
+    fn a_token_that_was_typed_is_not_shown() {
+        let line = ["renga-deployer", "--token", "marked-token", "ps"];
+        let arguments = Arguments::try_parse_from(line).unwrap();
+        assert!(arguments.global.token.is_some());
+        assert!(!format!("{arguments:?}").contains("marked-token"));
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! What surrounds an application: values, files and bounds.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::variables::VariableFaults;
 
 /// What Spin takes from `runtime-config.toml`, the environment and its own flags.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Settings {
     /// Values of application variables, by their names in the manifest.
     pub variables: BTreeMap<String, String>,
@@ -19,6 +20,20 @@ pub struct Settings {
     pub cache_dir: PathBuf,
     /// The bounds of an instance and of the server.
     pub limits: Limits,
+}
+
+impl fmt::Debug for Settings {
+    /// Without the values of variables, because there are passwords and keys among them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { variables, sqlite, cache_dir, limits } = self;
+        let names: Vec<&String> = variables.keys().collect();
+        f.debug_struct("Settings")
+            .field("variables", &names)
+            .field("sqlite", sqlite)
+            .field("cache_dir", cache_dir)
+            .field("limits", limits)
+            .finish()
+    }
 }
 
 /// Bounds. The defaults suit a laptop and a small server.
@@ -91,5 +106,17 @@ impl Default for Limits {
             header_bytes: 64 << 10,
             graceful_stop: Duration::from_secs(10),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_values_of_variables_are_not_shown() {
+        let variables = BTreeMap::from([("deployer_seal_key".to_owned(), "marked-key".to_owned())]);
+        let shown = format!("{:?}", Settings { variables, ..Settings::default() });
+        assert!(shown.contains("deployer_seal_key") && !shown.contains("marked-key"), "{shown}");
     }
 }

@@ -35,13 +35,13 @@ pub fn of(work: &Work, default_base_url: &str) -> Result<Launch, Why> {
     Ok(Launch {
         id: execution.id,
         environment: launch_environment(&spec.env, &wished, &ours),
+        access_token: None,
         namespace: execution.namespace.clone(),
         spec,
     })
 }
 
-/// Opens the token of whoever asked, if the row has one, and puts it into the environment, over a variable of that name
-/// that its user set. Otherwise why it cannot be opened: a container that went without what it was promised would
+/// Opens the token of whoever asked, if the row has one, and puts it in the place of a variable of that name that its user set. Otherwise why it cannot be opened: a container that went without what it was promised would
 /// fail later, and nobody would know why.
 pub fn hand_over_token(launch: &mut Launch, work: &Work, keys: Option<&SealKeys>) -> Result<(), Why> {
     let Some(sealed) = &work.sealed_token else { return Ok(()) };
@@ -49,8 +49,8 @@ pub fn hand_over_token(launch: &mut Launch, work: &Work, keys: Option<&SealKeys>
         Some(keys) => keys.open(sealed, launch.id),
         None => Err(Unopened::UnknownKey),
     };
-    let token = opened.map_err(unreadable_token)?;
-    launch.environment.insert(ACCESS_TOKEN.to_owned(), token.to_string());
+    launch.access_token = Some(opened.map_err(unreadable_token)?);
+    launch.environment.remove(ACCESS_TOKEN);
     Ok(())
 }
 
@@ -66,7 +66,7 @@ fn unreadable_token(error: Unopened) -> Why {
 
 #[cfg(test)]
 mod tests {
-    use renga_shared::auth::{NONCE_BYTES, SealedToken};
+    use renga_shared::auth::{NONCE_BYTES, OpenedToken, SealedToken};
     use renga_shared::domain::{ContextId, ExecutionId, Status, Timestamp, Wanted};
     use renga_shared::sql::executions::ExecutionRow;
 
@@ -105,7 +105,36 @@ mod tests {
     fn given(work: &Work, keys: Option<&SealKeys>) -> Result<String, Why> {
         let mut launch = of(work, "/")?;
         hand_over_token(&mut launch, work, keys)?;
-        Ok(launch.environment.remove(ACCESS_TOKEN).unwrap())
+        assert_eq!(launch.names().filter(|name| *name == ACCESS_TOKEN).count(), 1, "once");
+        Ok(launch.variable(ACCESS_TOKEN).unwrap().to_owned())
+    }
+
+    /// Whether a type has a trait, by the constant that is found first.
+    macro_rules! has {
+        ($type:ty: $trait:path) => {{
+            #[allow(dead_code, reason = "only one of the two constants is found")]
+            trait Otherwise {
+                const HAS: bool = false;
+            }
+            impl<T> Otherwise for T {}
+            struct Of<T>(std::marker::PhantomData<T>);
+            #[allow(dead_code, reason = "only one of the two constants is found")]
+            impl<T: $trait> Of<T> {
+                const HAS: bool = true;
+            }
+            <Of<$type>>::HAS
+        }};
+    }
+
+    #[test]
+    fn a_launch_can_be_neither_shown_nor_cloned_and_its_token_is_no_plain_string() {
+        assert!(has!(Work: Clone) && has!(Work: std::fmt::Debug), "the test tells");
+        assert!(!has!(Launch: Clone) && !has!(Launch: std::fmt::Debug));
+        assert!(!has!(OpenedToken: Clone) && !has!(OpenedToken: std::fmt::Display));
+        let mut launch = of(&work(1, None), "/").unwrap();
+        hand_over_token(&mut launch, &work(1, Some(sealed(1))), Some(&keys(KEYS[0]))).unwrap();
+        assert!(launch.environment.values().all(|value| !value.contains("the-token")));
+        assert!(!format!("{:?}", launch.access_token).contains("the-token"));
     }
 
     #[test]

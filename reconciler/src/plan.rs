@@ -215,6 +215,10 @@ fn ended(exit: &Exit) -> Why {
 }
 
 fn stopped(exit: &Exit) -> Why {
+    // The stop was not what ended it.
+    if exit.out_of_memory {
+        return ended(exit);
+    }
     Why::new("Stopped", format!("It was stopped, as its user asked, and ended with code {}.", exit.code))
 }
 
@@ -390,5 +394,8 @@ mod tests {
         assert_eq!(end(3, false), "ExitedWithError");
         assert_eq!(end(143, false), "Signalled");
         assert_eq!(end(137, true), "OutOfMemory");
+        let stop = |code, out_of_memory| stopped(&Exit { code, out_of_memory, ..exit() }).reason;
+        assert_eq!(stop(143, false), "Stopped");
+        assert_eq!(stop(137, true), "OutOfMemory");
     }
 }

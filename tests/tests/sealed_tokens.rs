@@ -10,6 +10,7 @@ use renga_tests::deployment::{Deployment, until};
 use renga_tests::process::{self, Process};
 use renga_tests::require;
 use renga_tests::scripts::{Script, TestEngine};
+use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 
 const VARIABLE: &str = "RENGA_ACCESS_TOKEN";
@@ -101,7 +102,7 @@ async fn waits_sealed_and_is_gone_once_it_is_launched(database: Option<&str>) ->
     let claims = token.split('.').nth(1).context("no claims")?;
     ensure!(!holds(waiting.as_bytes(), &token) && !holds(waiting.as_bytes(), claims), "it is in the clear");
     let opened = SealKeys::parse(&key(1))?.open(&waiting, execution.id.parse()?)?;
-    ensure!(*opened == token, "another token than the caller's");
+    ensure!(*opened.expose_secret() == token, "another token than the caller's");
 
     deployment.start_reconciler().await?;
     ensure!(printed(&deployment, &execution).await? == token, "the container has another");

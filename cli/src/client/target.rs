@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use renga_shared::domain::Timestamp;
 use reqwest::Url;
+use secrecy::ExposeSecret as _;
 
 use crate::args::{Global, SCOPES};
 use crate::issuer::{Issuer, Request};
@@ -65,7 +66,7 @@ impl Target {
             token_from,
         };
         if let Some(token) = &global.token {
-            return Ok(target(token, "--token".to_owned(), None));
+            return Ok(target(token.expose_secret(), "--token".to_owned(), None));
         }
         if let Some(token) = get("RENGA_DEPLOYER_TOKEN") {
             return Ok(target(&token, "RENGA_DEPLOYER_TOKEN".to_owned(), None));

@@ -80,7 +80,7 @@ fn requested(spec: Specification, execution: &BTreeMap<String, String>) {
     let id = Uuid::from_u128(7);
     let ours = additions(ContextId(id), "/");
     let environment = launch_environment(&spec.env, execution, &ours);
-    let launch = Launch { id: ExecutionId(id), spec, namespace: "default".into(), environment };
+    let launch = Launch { id: ExecutionId(id), spec, namespace: "default".into(), environment, access_token: None };
     let settings = EngineSettings {
         deployment: "fuzz".into(),
         host_paths: vec![ALLOWED.into()],

@@ -33,11 +33,14 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use renga_shared::api::PortBody;
+use renga_shared::auth::OpenedToken;
 use renga_shared::domain::{ExecutionId, Protocol, RESERVED_PREFIX, Specification, Timestamp, Why};
 use renga_shared::placement::{Capacity, Namespaces, Volumes};
 use renga_shared::sql::logs::LogStream;
+use secrecy::ExposeSecret as _;
 
 use crate::clock::SystemClock;
+use crate::launch::ACCESS_TOKEN;
 
 /// The label with the execution's id.
 pub const EXECUTION_LABEL: &str = "io.renga.execution";
@@ -49,8 +52,7 @@ pub fn object_name(id: ExecutionId) -> String {
     format!("{RESERVED_PREFIX}{id}")
 }
 
-/// Everything that a launch needs. It has no `Debug`, because the environment contains secrets.
-#[derive(Clone)]
+/// Everything that a launch needs. It can be neither shown nor cloned, because the environment contains secrets.
 pub struct Launch {
     /// The execution.
     pub id: ExecutionId,
@@ -60,6 +62,24 @@ pub struct Launch {
     pub namespace: String,
     /// The whole environment, each name once: the specification's, then the execution's, then the deployer's own.
     pub environment: BTreeMap<String, String>,
+    /// The value of [`ACCESS_TOKEN`], if a token of whoever asked was kept. The environment does not hold that name then. An
+    /// engine copies it into the request that it sends; neither the client nor the connection below wipes that copy.
+    pub access_token: Option<OpenedToken>,
+}
+
+impl Launch {
+    /// The value of a variable, also that of the token.
+    pub fn variable(&self, name: &str) -> Option<&str> {
+        match &self.access_token {
+            Some(token) if name == ACCESS_TOKEN => Some(token.expose_secret()),
+            _ => self.environment.get(name).map(String::as_str),
+        }
+    }
+
+    /// The names of all variables, also that of the token.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.environment.keys().map(String::as_str).chain(self.access_token.as_ref().map(|_| ACCESS_TOKEN))
+    }
 }
 
 /// The observed state of an engine object.

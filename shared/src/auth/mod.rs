@@ -30,6 +30,6 @@ pub use key::{KeyError, VerificationKey};
 pub use key_set::{KeySet, KeySetError};
 pub use remembered::Remembered;
 pub use scopes::{Scope, ScopeSet};
-pub use seal::{KEY_BYTES, NONCE_BYTES, SealKeyError, SealKeys, SealedToken, TooLong, Unopened};
+pub use seal::{KEY_BYTES, NONCE_BYTES, OpenedToken, SealKeyError, SealKeys, SealedToken, TooLong, Unopened};
 pub use throttle::Throttle;
 pub use verifier::{Expected, LEEWAY, LONGEST_TOKEN, Principal, TokenError, Verifier};

@@ -13,11 +13,15 @@ use std::fmt;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use chacha20poly1305::aead::{Aead as _, Payload};
-use chacha20poly1305::{Key, KeyInit as _, XChaCha20Poly1305, XNonce};
+use chacha20poly1305::{KeyInit as _, XChaCha20Poly1305, XNonce};
+use secrecy::SecretBox;
 use sha2::{Digest as _, Sha256};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::domain::ExecutionId;
+
+/// A token that was opened. It cannot be shown or copied by accident, and is wiped when it is dropped.
+pub type OpenedToken = SecretBox<String>;
 
 /// How many random bytes a seal takes.
 pub const NONCE_BYTES: usize = 24;
@@ -122,7 +126,7 @@ impl SealKeys {
     ///
     /// # Errors
     /// When it was sealed with another key or for another execution, or is not as it was sealed.
-    pub fn open(&self, sealed: &SealedToken, execution: ExecutionId) -> Result<Zeroizing<String>, Unopened> {
+    pub fn open(&self, sealed: &SealedToken, execution: ExecutionId) -> Result<OpenedToken, Unopened> {
         let (form, rest) = sealed.0.split_first().ok_or(Unopened::Damaged)?;
         if *form != FORM {
             return Err(Unopened::UnknownForm);
@@ -134,20 +138,26 @@ impl SealKeys {
         let aad = vouched_for(name, execution);
         let payload = Payload { msg: made, aad: &aad };
         let opened = key.cipher.decrypt(&XNonce::from(*nonce), payload).map_err(|_| Unopened::Damaged)?;
-        // What was sealed was a text.
-        String::from_utf8(opened).map(Zeroizing::new).map_err(|_| Unopened::Damaged)
+        match String::from_utf8(opened) {
+            // The text stays where it was decrypted: a copy would leave the original unwiped.
+            Ok(token) => Ok(OpenedToken::new(Box::new(token))),
+            Err(error) => {
+                error.into_bytes().zeroize();
+                Err(Unopened::Damaged)
+            }
+        }
     }
 }
 
 impl SealKey {
     fn parse(text: &str) -> Result<Self, SealKeyError> {
         let bytes = Zeroizing::new(BASE64_STANDARD.decode(text.trim()).map_err(|_| SealKeyError::NoKey)?);
-        let key: Zeroizing<[u8; KEY_BYTES]> =
-            Zeroizing::new(bytes.as_slice().try_into().map_err(|_| SealKeyError::NoKey)?);
-        let digest = Sha256::new().chain_update(LABEL).chain_update(key.as_slice()).finalize();
+        // The cipher takes the key from here, so that no array of it is left on the stack.
+        let cipher = XChaCha20Poly1305::new_from_slice(&bytes).map_err(|_| SealKeyError::NoKey)?;
+        let digest = Sha256::new().chain_update(LABEL).chain_update(&*bytes).finalize();
         let mut name = [0; NAME_BYTES];
         name.copy_from_slice(&digest[..NAME_BYTES]);
-        Ok(Self { name, cipher: XChaCha20Poly1305::new(&Key::from(*key)) })
+        Ok(Self { name, cipher })
     }
 }
 
@@ -182,6 +192,7 @@ impl fmt::Debug for SealedToken {
 
 #[cfg(test)]
 mod tests {
+    use secrecy::ExposeSecret as _;
     use uuid::Uuid;
 
     use super::*;
@@ -208,8 +219,8 @@ mod tests {
     #[test]
     fn what_is_sealed_for_an_execution_opens_for_it_and_for_no_other() {
         let sealed = sealed(&[1]);
-        assert_eq!(keys(&[1]).open(&sealed, execution(1)).unwrap().as_str(), TOKEN);
-        assert_eq!(keys(&[1]).open(&sealed, execution(2)), Err(Unopened::Damaged));
+        assert_eq!(keys(&[1]).open(&sealed, execution(1)).unwrap().expose_secret(), TOKEN);
+        assert_eq!(keys(&[1]).open(&sealed, execution(2)).unwrap_err(), Unopened::Damaged);
     }
 
     #[test]
@@ -224,7 +235,7 @@ mod tests {
     #[test]
     fn whatever_is_changed_or_cut_off_does_not_open() {
         let whole = sealed(&[1]);
-        let open = |bytes: Vec<u8>| keys(&[1]).open(&SealedToken::from_stored(bytes), execution(1));
+        let open = |bytes: Vec<u8>| keys(&[1]).open(&SealedToken::from_stored(bytes), execution(1)).err();
         for index in 0..whole.as_bytes().len() {
             let mut flipped = whole.as_bytes().to_vec();
             flipped[index] ^= 1;
@@ -233,10 +244,10 @@ mod tests {
                 1..=NAME_BYTES => Unopened::UnknownKey,
                 _ => Unopened::Damaged,
             };
-            assert_eq!(open(flipped), Err(told), "byte {index}");
-            assert_eq!(open(whole.as_bytes()[..index].to_vec()), Err(Unopened::Damaged), "the first {index} bytes");
+            assert_eq!(open(flipped), Some(told), "byte {index}");
+            assert_eq!(open(whole.as_bytes()[..index].to_vec()), Some(Unopened::Damaged), "the first {index} bytes");
         }
-        assert_eq!(open([whole.as_bytes(), &[0]].concat()), Err(Unopened::Damaged));
+        assert_eq!(open([whole.as_bytes(), &[0]].concat()), Some(Unopened::Damaged));
     }
 
     #[test]
@@ -245,8 +256,9 @@ mod tests {
         assert!(keys(&[2, 1]).open(&before, execution(1)).is_ok(), "the old key still opens");
         let after = sealed(&[2, 1]);
         assert!(keys(&[2]).open(&after, execution(1)).is_ok(), "the new key seals");
-        assert_eq!(keys(&[1]).open(&after, execution(1)), Err(Unopened::UnknownKey));
-        assert_eq!(keys(&[2]).open(&before, execution(1)), Err(Unopened::UnknownKey), "which is told from damage");
+        let refused = |key, sealed| keys(&[key]).open(sealed, execution(1)).unwrap_err();
+        assert_eq!(refused(1, &after), Unopened::UnknownKey);
+        assert_eq!(refused(2, &before), Unopened::UnknownKey, "which is told from damage");
     }
 
     #[test]
@@ -264,6 +276,8 @@ mod tests {
 
     #[test]
     fn neither_keys_nor_tokens_are_shown() {
+        let opened = keys(&[1]).open(&sealed(&[1]), execution(1));
+        assert!(!format!("{opened:?}").contains(TOKEN));
         let shown = format!("{:?} {:?}", keys(&[1, 2]), sealed(&[1]));
         assert_eq!(shown, format!("SealKeys(2) SealedToken({} bytes)", 1 + 8 + 24 + TOKEN.len() + 16));
     }

@@ -127,7 +127,8 @@ impl Bed {
         }
         let spec = Specification::parse(&spec).map_err(|errors| anyhow::anyhow!("{errors:?}"))?;
         let id = ExecutionId::new(SystemClock.now(), self.random.number().to_be_bytes());
-        Ok(Launch { id, spec, namespace: "default".into(), environment: BTreeMap::new() })
+        let environment = BTreeMap::new();
+        Ok(Launch { id, spec, namespace: "default".into(), environment, access_token: None })
     }
 
     /// Has it made, and answers the engine's id of it.

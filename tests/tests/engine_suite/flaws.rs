@@ -1,7 +1,7 @@
 //! Engines that do nearly all that they must: the fake, with one obligation not kept.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -42,7 +42,7 @@ pub(crate) struct Flawed {
     engine: FakeEngine,
     flaw: Flaw,
     /// What was launched, by the ids of its objects.
-    launched: Mutex<BTreeMap<String, Launch>>,
+    launched: Mutex<BTreeMap<String, Arc<Launch>>>,
 }
 
 impl Flawed {
@@ -50,7 +50,7 @@ impl Flawed {
         Self { engine, flaw, launched: Mutex::default() }
     }
 
-    fn launch_of(&self, object: &str) -> Option<Launch> {
+    fn launch_of(&self, object: &str) -> Option<Arc<Launch>> {
         self.launched.lock().unwrap_or_else(PoisonError::into_inner).get(object).cloned()
     }
 
@@ -99,7 +99,14 @@ impl Engine for Flawed {
         if self.flaw == Flaw::RunsWhenMade {
             self.engine.start(&object).await?;
         }
-        self.launched.lock().unwrap_or_else(PoisonError::into_inner).insert(object.clone(), launch.clone());
+        let copy = Launch {
+            id: launch.id,
+            spec: launch.spec.clone(),
+            namespace: launch.namespace.clone(),
+            environment: launch.environment.clone(),
+            access_token: None,
+        };
+        self.launched.lock().unwrap_or_else(PoisonError::into_inner).insert(object.clone(), Arc::new(copy));
         Ok(object)
     }
 

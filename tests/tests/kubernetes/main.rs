@@ -50,7 +50,8 @@ impl Ground {
     fn launch(&self, spec: &Value) -> Result<Launch> {
         let spec = Specification::parse(spec).map_err(|errors| anyhow::anyhow!("{errors:?}"))?;
         let id = ExecutionId::new(SystemClock.now(), self.random.number().to_be_bytes());
-        Ok(Launch { id, spec, namespace: "default".into(), environment: BTreeMap::new() })
+        let environment = BTreeMap::new();
+        Ok(Launch { id, spec, namespace: "default".into(), environment, access_token: None })
     }
 
     fn script(&self, script: &Script) -> Result<Launch> {

@@ -4,6 +4,7 @@ use anyhow::{Result, ensure};
 use futures::TryStreamExt as _;
 use renga_reconciler::engine::{ObjectState, object_name};
 use renga_reconciler::launch::ACCESS_TOKEN;
+use renga_shared::auth::OpenedToken;
 use renga_tests::require;
 use renga_tests::scripts::Script;
 
@@ -16,7 +17,7 @@ async fn a_token_is_given_by_a_secret_that_goes_with_the_job() -> Result<()> {
     let cluster = require!(kubernetes);
     let ground = Ground::new(cluster, "token").await?;
     let mut launch = ground.script(&Script::Variable(ACCESS_TOKEN))?;
-    launch.environment.insert(ACCESS_TOKEN.into(), TOKEN.into());
+    launch.access_token = Some(opened(TOKEN));
     let object = ground.run(&launch).await?;
     let logs: Vec<_> = ground.engine.logs(&object, 0).try_collect().await?;
     let text: String = logs.iter().map(|entry| String::from_utf8_lossy(&entry.bytes).into_owned()).collect();
@@ -42,7 +43,7 @@ async fn a_create_that_was_cut_off_is_completed() -> Result<()> {
     let cluster = require!(kubernetes);
     let ground = Ground::new(cluster, "cut").await?;
     let mut launch = ground.script(&Script::Serve)?;
-    launch.environment.insert(ACCESS_TOKEN.into(), "an older token".into());
+    launch.access_token = Some(opened("an older token"));
     let object = ground.engine.create(&launch).await?;
     let in_it = format!("--namespace={}", ground.executions.namespace);
     let name = object_name(launch.id);
@@ -52,13 +53,17 @@ async fn a_create_that_was_cut_off_is_completed() -> Result<()> {
         cluster.get(&[lost, &name, &in_it]).await?;
     }
     // A token that was renewed meanwhile takes the place of the older one.
-    launch.environment.insert(ACCESS_TOKEN.into(), TOKEN.into());
+    launch.access_token = Some(opened(TOKEN));
     ensure!(ground.engine.create(&launch).await? == object);
     let secret = cluster.kubectl(&["get", "secret", &name, &in_it, "--output=jsonpath={.data.*}"]).await?;
     ensure!(secret == base64(TOKEN), "{secret}");
     let jobs = cluster.get(&["jobs", &in_it]).await?;
     ensure!(jobs["items"].as_array().is_some_and(|jobs| jobs.len() == 1), "{jobs}");
     Ok(())
+}
+
+fn opened(token: &str) -> OpenedToken {
+    OpenedToken::new(Box::new(token.to_owned()))
 }
 
 fn base64(text: &str) -> String {

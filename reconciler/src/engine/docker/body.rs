@@ -47,7 +47,7 @@ pub(super) fn body(
     Ok(ContainerCreateBody {
         image: Some(spec.image.canonical()),
         cmd: spec.command.as_ref().map(|command| command.arguments().to_vec()),
-        env: Some(launch.environment.iter().map(|(name, value)| format!("{name}={value}")).collect()),
+        env: Some(launch.names().map(|name| format!("{name}={}", launch.variable(name).unwrap_or_default())).collect()),
         exposed_ports: Some(ports),
         labels: Some(labels),
         host_config: Some(host),

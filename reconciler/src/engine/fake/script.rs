@@ -16,7 +16,6 @@
 //! | `oom` | is killed because of its memory |
 //! | any other | the command does not exist, so the object cannot be started |
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -61,10 +60,10 @@ impl Script {
         if !launch.spec.image.as_str().starts_with(PREFIX) || steps.is_empty() {
             return Ok(Self::default());
         }
-        Self::read(steps, &launch.environment)
+        Self::read(steps, &|name| launch.variable(name))
     }
 
-    fn read(steps: &[String], environment: &BTreeMap<String, String>) -> Result<Self, String> {
+    fn read<'a>(steps: &[String], variable: &dyn Fn(&str) -> Option<&'a str>) -> Result<Self, String> {
         let mut script = Self::default();
         let mut after = Duration::ZERO;
         for step in steps {
@@ -76,7 +75,7 @@ impl Script {
                 ("err", text) => write(after, LogStream::Stderr, format!("{text}\n").into_bytes()),
                 ("raw", hex) => write(after, LogStream::Stdout, unhex(hex).ok_or(step)?),
                 ("env", name) => {
-                    let value = environment.get(name).map(String::as_str).unwrap_or_default();
+                    let value = variable(name).unwrap_or_default();
                     write(after, LogStream::Stdout, format!("{value}\n").into_bytes());
                 }
                 ("lines", count) => {
@@ -117,8 +116,8 @@ mod tests {
     use super::*;
 
     fn read(steps: &[&str]) -> Result<Script, String> {
-        let environment = BTreeMap::from([("A".to_owned(), "1".to_owned())]);
-        Script::read(&steps.iter().map(|&step| step.to_owned()).collect::<Vec<_>>(), &environment)
+        let steps: Vec<String> = steps.iter().map(|&step| step.to_owned()).collect();
+        Script::read(&steps, &|name| (name == "A").then_some("1"))
     }
 
     #[test]

@@ -83,7 +83,7 @@ fn container(launch: &Launch, restricted: bool) -> Container {
         protocol: Some(port.protocol.as_str().to_ascii_uppercase()),
         ..ContainerPort::default()
     };
-    let environment = launch.environment.iter().map(|(name, value)| variable(launch, name, value));
+    let environment = launch.names().map(|name| variable(launch, name));
     Container {
         name: CONTAINER.into(),
         image: Some(spec.image.canonical()),
@@ -107,9 +107,9 @@ fn container(launch: &Launch, restricted: bool) -> Container {
 }
 
 /// Returns an environment variable. The user's token comes from a Secret, because readers of pods must not see it.
-fn variable(launch: &Launch, name: &str, value: &str) -> EnvVar {
+fn variable(launch: &Launch, name: &str) -> EnvVar {
     if name != ACCESS_TOKEN {
-        return EnvVar { name: name.to_owned(), value: Some(literal(value)), value_from: None };
+        return EnvVar { name: name.to_owned(), value: launch.variable(name).map(literal), value_from: None };
     }
     let key = SecretKeySelector { name: object_name(launch.id), key: ACCESS_TOKEN.into(), optional: None };
     let from = EnvVarSource { secret_key_ref: Some(key), ..EnvVarSource::default() };
@@ -129,8 +129,8 @@ fn amounts(given: &Amounts) -> Option<BTreeMap<String, Quantity>> {
 
 /// Returns the Secret with the user's token, if the execution has one.
 pub(super) fn secret(launch: &Launch, job: &Job, settings: &EngineSettings) -> Option<Secret> {
-    let token = launch.environment.get(ACCESS_TOKEN)?;
-    let data = BTreeMap::from([(ACCESS_TOKEN.to_owned(), ByteString(token.clone().into_bytes()))]);
+    let token = launch.variable(ACCESS_TOKEN)?;
+    let data = BTreeMap::from([(ACCESS_TOKEN.to_owned(), ByteString(token.into()))]);
     Some(Secret { metadata: owned(launch, job, settings), data: Some(data), ..Secret::default() })
 }
 
@@ -177,18 +177,19 @@ fn some<T>(list: Vec<T>) -> Option<Vec<T>> {
 
 #[cfg(test)]
 mod tests {
+    use renga_shared::auth::OpenedToken;
     use renga_shared::domain::{ExecutionId, Specification, Timestamp};
     use serde_json::{Value, json};
 
     use super::*;
 
     fn launch(spec: &Value) -> Launch {
-        let environment = [("A", "$(B) $$ $HOME"), (ACCESS_TOKEN, "the-token")];
         Launch {
             id: ExecutionId::new(Timestamp(1), [7; 8]),
             spec: Specification::parse(spec).unwrap(),
             namespace: "default".into(),
-            environment: environment.map(|(name, value)| (name.into(), value.into())).into(),
+            environment: [("A".into(), "$(B) $$ $HOME".into())].into(),
+            access_token: Some(OpenedToken::new(Box::new("the-token".into()))),
         }
     }
 
