@@ -282,7 +282,7 @@ impl<'a> Pass<'a> {
                 self.record(created, None, Sight::created(object)).await
             }
             Err(error @ EngineError::Refused(_)) => {
-                self.clear_away(served).await.map_err(Trouble::Engine)?;
+                self.clear_away(served).await?;
                 self.not_created(served, error, Sight::nothing()).await
             }
             Err(error) if made => Err(Trouble::Engine(error)),
@@ -291,11 +291,12 @@ impl<'a> Pass<'a> {
     }
 
     /// Removes what the engine made before it refused the rest, now or in a pass before.
-    async fn clear_away(&self, served: &Served) -> Result<(), EngineError> {
-        match served.heard(served.engine.inspect(self.id()).await)? {
-            Some(left) => served.heard(served.engine.remove(&left.id).await),
-            None => Ok(()),
-        }
+    async fn clear_away(&self, served: &Served) -> Result<(), Trouble> {
+        let left = served.heard(served.engine.inspect(self.id()).await).map_err(Trouble::Engine)?;
+        let Some(left) = left else { return Ok(()) };
+        // The answers took time: another reconciler may have adopted the object and started it since.
+        self.engine()?;
+        served.heard(served.engine.remove(&left.id).await).map_err(Trouble::Engine)
     }
 
     /// `None`: the row changed, so that it is no longer clear that this is wanted.

@@ -99,7 +99,10 @@ impl std::fmt::Display for Layers {
         }
         let done = self.0.values().filter(|layer| layer.done).count();
         write!(f, ": {done} of {} layers", self.0.len())?;
-        let (current, total) = self.0.values().fold((0, 0), |sum, layer| (sum.0 + layer.current, sum.1 + layer.total));
+        // Whoever made the image says how large its layers are.
+        let add =
+            |sum: (i64, i64), layer: &Layer| (sum.0.saturating_add(layer.current), sum.1.saturating_add(layer.total));
+        let (current, total) = self.0.values().fold((0, 0), add);
         if total > 0 {
             write!(f, ", {} of {} MB", megabytes(current), megabytes(total))?;
         }
@@ -137,5 +140,8 @@ mod tests {
         assert_eq!(hear("a", "Download complete", None, None), ": 1 of 2 layers, 45.6 of 45.6 MB");
         hear("a", "Extracting", Some(1), Some(45_600_000));
         assert_eq!(hear("a", "Pull complete", None, None), ": 2 of 2 layers, 45.6 of 45.6 MB");
+        hear("c", "Downloading", Some(i64::MAX), Some(i64::MAX));
+        let most = "9223372036854.7 of 9223372036854.7 MB";
+        assert_eq!(hear("d", "Downloading", Some(i64::MAX), Some(i64::MAX)), format!(": 2 of 4 layers, {most}"));
     }
 }
