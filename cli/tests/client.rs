@@ -106,6 +106,19 @@ async fn a_log_whose_middle_is_gone_is_followed_where_the_connection_broke() {
 }
 
 #[tokio::test]
+async fn a_service_that_gives_logs_but_no_execution_is_given_up() {
+    let service = Service::start().await;
+    let (code, _, err) = perform(&service, &["run", "--detach", "busybox", "--", "say=one"]).await;
+    assert_eq!(code, 0, "{err}");
+    service.until_last_is("exited").await;
+    service.fail_reads();
+    let id = service.execution_ids().remove(0);
+    let (code, out, err) = perform(&service, &["logs", "--follow", &id]).await;
+    assert_eq!((code, out.as_str()), (1, "one\n"), "{err}");
+    assert!(err.contains("Service Unavailable"), "{err}");
+}
+
+#[tokio::test]
 async fn a_request_whose_answer_was_lost_is_not_done_twice() {
     let service = Service::start().await;
     service.lose_answers(3);

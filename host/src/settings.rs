@@ -25,10 +25,11 @@ pub struct Settings {
 impl fmt::Debug for Settings {
     /// Without the values of variables, because there are passwords and keys among them.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { variables, sqlite, cache_dir, limits } = self;
+        let Self { variables, variable_faults, sqlite, cache_dir, limits } = self;
         let names: Vec<&String> = variables.keys().collect();
         f.debug_struct("Settings")
             .field("variables", &names)
+            .field("variable_faults", variable_faults)
             .field("sqlite", sqlite)
             .field("cache_dir", cache_dir)
             .field("limits", limits)

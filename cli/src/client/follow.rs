@@ -59,35 +59,32 @@ impl Follow<'_> {
         let mut copied = Copied::default();
         let mut broken = 0;
         loop {
-            match self.copy(out, &mut copied).await {
-                Ok(()) => broken = 0,
-                Err(Broken::Output(error)) => return Err(error),
-                Err(Broken::Service(error)) => {
-                    let refused = error.status().is_some_and(|status| status.is_client_error());
-                    if refused && let Some(ended) = self.gone(&error).await {
-                        return Ok(ended);
-                    }
-                    broken += 1;
-                    let resumable = repeatable || copied.next.is_some() || copied.written == 0;
-                    if refused || broken > TRIES || !resumable {
-                        return Err(error.into());
-                    }
-                    self.progress.show("the service does not answer; asking again");
-                }
-            }
-            if broken == 0 {
-                match self.api.get(&self.place.path(&[]), &[]).await {
+            let failure = match self.copy(out, &mut copied).await {
+                Ok(()) => match self.api.get(&self.place.path(&[]), &[]).await {
                     Ok(execution) => {
                         let execution = Execution::read(&execution)?;
                         if execution.has_ended() || !(repeatable || copied.next.is_some()) {
                             return Ok(execution);
                         }
+                        broken = 0;
+                        None
                     }
-                    Err(error) if error.status().is_some_and(|status| status.is_client_error()) => {
-                        return Err(error.into());
-                    }
-                    Err(_) => broken += 1,
+                    Err(error) => Some(error),
+                },
+                Err(Broken::Output(error)) => return Err(error),
+                Err(Broken::Service(error)) => Some(error),
+            };
+            if let Some(error) = failure {
+                let refused = error.status().is_some_and(|status| status.is_client_error());
+                if refused && let Some(ended) = self.gone(&error).await {
+                    return Ok(ended);
                 }
+                broken += 1;
+                let resumable = repeatable || copied.next.is_some() || copied.written == 0;
+                if refused || broken > TRIES || !resumable {
+                    return Err(error.into());
+                }
+                self.progress.show("the service does not answer; asking again");
             }
             tokio::time::sleep(PAUSE).await;
         }

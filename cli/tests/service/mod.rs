@@ -46,6 +46,8 @@ struct Rows {
     lost_answers: usize,
     /// It knows logs as texts only.
     texts_only: bool,
+    /// A GET of an execution fails.
+    reads_fail: bool,
 }
 
 struct Execution {
@@ -90,6 +92,11 @@ impl Service {
     /// From now on it gives logs as texts only, as older services do.
     pub(crate) fn give_texts_only(&self) {
         self.records.rows().texts_only = true;
+    }
+
+    /// From now on, each GET of an execution fails; its logs can still be read.
+    pub(crate) fn fail_reads(&self) {
+        self.records.rows().reads_fail = true;
     }
 
     pub(crate) fn execution_ids(&self) -> Vec<String> {
@@ -350,6 +357,9 @@ async fn create_execution(
 type Ids = Path<(String, String)>;
 
 async fn read(State(records): State<Records>, Path((_, id)): Ids) -> Response {
+    if records.rows().reads_fail {
+        return problem(StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable", None, json!([]));
+    }
     let body = records.change(&id, |execution| execution.body());
     body.map_or_else(not_found, |body| Json(body).into_response())
 }
