@@ -20,6 +20,7 @@ fn run(seed: u64, steps: u64) {
             eprintln!("seed {seed}: {summary:?} in {:?}", began.elapsed());
             let ends = [summary.exited, summary.failed, summary.lost, summary.removed, summary.delayed_removals];
             let some = [ends.as_slice(), &[summary.kills, summary.rests]].concat();
+            assert!(summary.late_starts <= 1 + steps / 50_000, "starts come too late again and again: {summary:?}");
             assert!(steps < 10_000 || some.iter().all(|count| *count > 0), "much never happened: {summary:?}");
         }
         Err(broken) => panic!("{broken}"),

@@ -77,6 +77,9 @@ pub struct Summary {
     pub removed: u64,
     /// How often an engine put off the removal of what had ended.
     pub delayed_removals: u64,
+    /// How often a start was carried out too late: after a look that found the object not started, and before the record that
+    /// it was stopped before it started. Rare, or something else is wrong.
+    pub late_starts: u64,
     /// The time that went by in it.
     pub simulated: Duration,
     /// A digest of the run: the same for the same seed.
@@ -157,6 +160,7 @@ impl Simulation {
         self.summary.lost = reached(Phase::Lost);
         self.summary.removed = reached(Phase::Removed);
         self.summary.delayed_removals = rules.delayed_removals;
+        self.summary.late_starts = rules.late_starts;
         self.summary.simulated = self.around.clock.now().since(self.began);
         Ok(self.summary)
     }
