@@ -132,10 +132,10 @@ impl Watch {
             context.placements.outdated();
             tracing::info!(engine = %name, version = info.version, "engine {name} answers: version {}", info.version);
         }
-        if came_up || told.ready {
-            if let Err(error) = observations::wake_engine(&context.db, name, context.now()).await {
-                tracing::warn!(%error, "what waits for engine {name} is looked at later: {error}");
-            }
+        if (came_up || told.ready)
+            && let Err(error) = observations::wake_engine(&context.db, name, context.now()).await
+        {
+            tracing::warn!(%error, "what waits for engine {name} is looked at later: {error}");
         }
         Ok(())
     }
