@@ -2,7 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
+
+/// Has those who write to one SQLite file in this process take turns: who waits longest is next.
+pub type WriteTurns = Arc<tokio::sync::Mutex<()>>;
 
 /// What Spin takes from `runtime-config.toml`, the environment and its own flags.
 #[derive(Debug, Clone, Default)]
@@ -11,6 +15,8 @@ pub struct Settings {
     pub variables: BTreeMap<String, String>,
     /// Files of the SQLite databases, by label.
     pub sqlite: BTreeMap<String, PathBuf>,
+    /// The turns of those who write to such a file in this process, by label, where others than components do.
+    pub write_turns: BTreeMap<String, WriteTurns>,
     /// Where compiled code is kept between starts.
     pub cache_dir: PathBuf,
     /// The bounds of an instance and of the server.

@@ -105,6 +105,7 @@ async fn serve(surroundings: &Surroundings, limits: Limits) -> Result<String> {
         sqlite: BTreeMap::from([("default".to_owned(), PathBuf::from(file))]),
         cache_dir: workspace().join("target/compiled"),
         limits,
+        ..Settings::default()
     };
     let host = Arc::new(Host::load(&manifest, settings).await.context("load the components into this process")?);
     let listener = TcpListener::bind("127.0.0.1:0").await?;
