@@ -38,4 +38,4 @@ pub use error::HostError;
 pub use manifest::{Manifest, ManifestError};
 pub use runtime_config::{RuntimeConfig, RuntimeConfigError, variables_from_env};
 pub use serve::Host;
-pub use settings::{Limits, Settings};
+pub use settings::{Limits, Settings, WriteTurns};

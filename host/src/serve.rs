@@ -74,9 +74,9 @@ impl Host {
     }
 
     fn load_blocking(manifest: Manifest, settings: Settings) -> Result<Self, HostError> {
-        let Settings { variables, variable_faults, sqlite, cache_dir, limits } = settings;
+        let Settings { variables, variable_faults, sqlite, write_turns, cache_dir, limits } = settings;
         let values = variables::application_values(&manifest, &variables)?;
-        let databases = Databases::new(sqlite);
+        let databases = Databases::new(sqlite, write_turns);
         check_databases(&manifest, &databases)?;
         let engine = engine::build(&cache_dir, &limits)?;
         let ticker = Ticker::start(&engine).map_err(|error| HostError::Engine(error.to_string()))?;

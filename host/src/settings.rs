@@ -3,9 +3,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::variables::VariableFaults;
+
+/// Has those who write to one SQLite file in this process take turns: who waits longest is next.
+pub type WriteTurns = Arc<tokio::sync::Mutex<()>>;
 
 /// What Spin takes from `runtime-config.toml`, the environment and its own flags.
 #[derive(Clone, Default)]
@@ -16,6 +20,8 @@ pub struct Settings {
     pub variable_faults: VariableFaults,
     /// Files of the SQLite databases, by label.
     pub sqlite: BTreeMap<String, PathBuf>,
+    /// The turns of those who write to such a file in this process, by label, where others than components do.
+    pub write_turns: BTreeMap<String, WriteTurns>,
     /// Where compiled code is kept between starts.
     pub cache_dir: PathBuf,
     /// The bounds of an instance and of the server.
@@ -25,7 +31,7 @@ pub struct Settings {
 impl fmt::Debug for Settings {
     /// Without the values of variables, because there are passwords and keys among them.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { variables, variable_faults, sqlite, cache_dir, limits } = self;
+        let Self { variables, variable_faults, sqlite, write_turns: _, cache_dir, limits } = self;
         let names: Vec<&String> = variables.keys().collect();
         f.debug_struct("Settings")
             .field("variables", &names)

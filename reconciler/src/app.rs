@@ -72,7 +72,7 @@ pub async fn run_on(config: Config, connect: &Connect, stop: impl Future<Output 
     let mut background = JoinSet::new();
     background.spawn(serve_status(listener, Arc::clone(&begun)));
 
-    let db = NativeDatabase::open(&config.database)?;
+    let db = NativeDatabase::open_in_turn(&config.database, config.write_turns.clone())?;
     let (deployment, context, heard) = tokio::select! {
         ready = begin(&config, connect, &db) => ready?,
         () = &mut stop => return Ok(()),

@@ -11,6 +11,7 @@ use renga_shared::domain::{EngineName, Quantity};
 use renga_shared::environment::{BadVariable, Environment};
 use renga_shared::sql::uri::DatabaseUri;
 
+use crate::db::WriteTurns;
 use crate::engine::config::{EngineConfig, engines};
 use crate::engine::kubernetes::{IngressHost, KubernetesSettings};
 use crate::tasks::Settings;
@@ -20,6 +21,8 @@ use crate::tasks::Settings;
 pub struct Config {
     /// `SQLALCHEMY_DATABASE_URI`.
     pub database: DatabaseUri,
+    /// The turns of those who write to a SQLite file in this process: `up` shares them with the API.
+    pub write_turns: WriteTurns,
     /// `DEPLOYER_ENGINE_<NAME>` and `DEPLOYER_ENGINES_FILE`: the engines by name.
     pub engines: BTreeMap<EngineName, EngineConfig>,
     /// `DEPLOYER_HOST_PATHS`: folders of the engine's host that volumes may use, separated by colons.
@@ -118,6 +121,7 @@ impl Config {
         let stop_grace = environment.seconds("DEPLOYER_STOP_GRACE", Duration::from_secs(10), &mut problems);
         let config = Self {
             database: environment.database(&mut problems),
+            write_turns: WriteTurns::default(),
             engines: engines(environment, &mut problems),
             kubernetes: kubernetes(environment, stop_grace, &mut problems),
             host_paths: environment

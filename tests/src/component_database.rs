@@ -6,6 +6,8 @@ use renga_shared::environment::Environment;
 use renga_shared::sql::uri::DatabaseUri;
 use renga_shared::sql::{Database, DatabaseError, Dialect, Row, Value};
 
+use renga_reconciler::db::WriteTurns;
+
 use crate::deployment::{Part, start_host};
 use crate::process::database_guest;
 
@@ -50,7 +52,9 @@ impl ComponentDatabase {
         let manifest = folder.path().join("spin.toml");
         std::fs::write(&manifest, MANIFEST.replace("{source}", &guest.display().to_string()))?;
         let environment: Environment = [("SQLALCHEMY_DATABASE_URI".to_owned(), uri.to_owned())].into_iter().collect();
-        let (host, address) = start_host(&manifest, &environment, folder.path(), VariableFaults::default()).await?;
+        let (host, address) =
+            start_host(&manifest, &environment, folder.path(), VariableFaults::default(), &WriteTurns::default())
+                .await?;
         let dialect = match DatabaseUri::parse(uri)? {
             DatabaseUri::Sqlite(_) => Dialect::Sqlite,
             DatabaseUri::Postgres(_) => Dialect::Postgres,

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, bail};
 use renga_host::variables::VariableFaults;
 use renga_host::{Host, Limits, Manifest, RuntimeConfig, Settings};
 use renga_reconciler::config::Config;
-use renga_reconciler::db::NativeDatabase;
+use renga_reconciler::db::{NativeDatabase, WriteTurns};
 use renga_reconciler::engine::config::EngineConfig;
 use renga_reconciler::engine::fake::FakeWorld;
 use renga_reconciler::engine::{Engine, EngineSettings};
@@ -44,6 +44,8 @@ pub struct Deployment {
     /// What is behind fake engines, by their names. The others have a world that ends with the reconciler.
     pub worlds: BTreeMap<String, FakeWorld>,
     folder: tempfile::TempDir,
+    /// The API's and the reconcilers', as in `renga-deployer up`.
+    write_turns: WriteTurns,
     host: Part,
     reconcilers: Vec<Part>,
 }
@@ -113,11 +115,13 @@ impl Deployment {
             environment.set(name, *value);
         }
         let variable_faults = VariableFaults::default();
+        let write_turns = WriteTurns::default();
         let manifest = workspace().join("spin.toml");
-        let (host, address) = start_host(&manifest, &environment, folder.path(), variable_faults.clone()).await?;
+        let (host, address) =
+            start_host(&manifest, &environment, folder.path(), variable_faults.clone(), &write_turns).await?;
         let client = Client::new(&format!("http://{address}"), &issuer.token("alice"));
         let (worlds, reconcilers) = (BTreeMap::new(), Vec::new());
-        Ok(Self { client, issuer, environment, variable_faults, worlds, folder, host, reconcilers })
+        Ok(Self { client, issuer, environment, variable_faults, write_turns, worlds, folder, host, reconcilers })
     }
 
     /// Brings the database's schema up to date.
@@ -148,7 +152,8 @@ impl Deployment {
 
     /// Starts a reconciler beside those that run.
     pub fn start_another_reconciler(&mut self) -> Result<()> {
-        let config = Config::read(&self.environment).map_err(|problems| anyhow::anyhow!("{problems}"))?;
+        let mut config = Config::read(&self.environment).map_err(|problems| anyhow::anyhow!("{problems}"))?;
+        config.write_turns = self.write_turns.clone();
         let worlds = self.worlds.clone();
         let connect = move |name: &EngineName, found: &EngineConfig, settings: &EngineSettings| -> Arc<dyn Engine> {
             match worlds.get(name.as_str()) {
@@ -203,6 +208,7 @@ pub(crate) async fn start_host(
     environment: &Environment,
     folder: &Path,
     variable_faults: VariableFaults,
+    write_turns: &WriteTurns,
 ) -> Result<(Part, SocketAddr)> {
     let manifest = Manifest::load(manifest)?;
     let runtime = RuntimeConfig::load(&workspace().join("runtime-config.toml"))?;
@@ -215,6 +221,7 @@ pub(crate) async fn start_host(
     let settings = Settings {
         variables: renga_host::variables_from_env(&manifest, &runtime, &get),
         sqlite: BTreeMap::from([("default".to_owned(), sqlite)]),
+        write_turns: BTreeMap::from([("default".to_owned(), write_turns.clone())]),
         cache_dir: workspace().join("target/compiled"),
         // Many tests run in one process, which has room for the stacks of a few hundred instances.
         limits: Limits { instances: 8, ..Limits::default() },

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 
 use super::specification;
 use crate::database::Database;
-use crate::load::{Load, Measured, side_by_side};
+use crate::load::{Load, Measured, ROUNDS, SECONDS, median, middle, side_by_side};
 use crate::process::Surroundings;
 use crate::report::{Bar, Row, short};
 
@@ -46,9 +46,43 @@ async fn execute(surroundings: Surroundings, database: &str, least: f64) -> Resu
     let rows = surroundings.yardstick("rows").await?;
     let post = |url| Load::post(url, "{}").token(&surroundings.token);
     let measured = side_by_side(&post(deployer.url(&path)), &post(rows.url(&path))).await?;
-    let left = Backlog::of(&Database::open(&surroundings.database).await?).await?;
+    let rows_of = Database::open(&surroundings.database).await?;
+    let left = Backlog::of(&rows_of).await?;
     let name = format!("durable POST of an execution, {database}, fake engine, /s");
-    Ok(vec![row(&name, measured, least, &left.words())])
+    let mut all = vec![row(&name, measured, least, &left.words())];
+    all.extend(beside_dispatch(&post(deployer.url(&path)), &rows_of, database).await?);
+    Ok(all)
+}
+
+/// How long those wait who post while the reconciler writes as well, and how much it gets done meanwhile.
+async fn beside_dispatch(load: &Load, rows: &Database, database: &str) -> Result<Vec<Row>> {
+    let (mut posted, mut dispatched) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let (before, begin) = (rows.in_phase("running").await?, Instant::now());
+        posted.push(load.run(SECONDS).await?);
+        let started = rows.in_phase("running").await? - before;
+        dispatched.push(started as f64 / begin.elapsed().as_secs_f64());
+        // Each round begins with nothing left to do.
+        Backlog::of(rows).await?;
+    }
+    let (posted, dispatched) = (middle(&posted), median(dispatched));
+    let note = format!("{} posted a second, p50 {} ms", short(posted.per_second), short(posted.p50_ms));
+    Ok(vec![
+        Row::new(
+            &format!("POST of an execution beside dispatch, {database}, p99 ms"),
+            posted.p99_ms,
+            None,
+            Bar::Below(15.0),
+            note,
+        ),
+        Row::new(
+            &format!("executions dispatched beside it, {database}, /s"),
+            dispatched,
+            None,
+            Bar::None,
+            "until they run on the fake engine",
+        ),
+    ])
 }
 
 /// What the reconciler had still to do when the load ended.

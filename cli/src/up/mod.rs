@@ -3,7 +3,7 @@
 mod listen;
 mod welcome;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,7 +57,7 @@ pub(crate) async fn up(
         environment.set("DEPLOYER_URL", listen.url(address));
     }
     migrate_database(&config.database).await?;
-    let host = Arc::new(load(up, &environment, &config.database).await?);
+    let host = Arc::new(load(up, &environment, &config).await?);
 
     let database = config.database.clone();
     let parts = Parts::start(host, listener, config);
@@ -168,20 +168,22 @@ fn told(problems: &[BadVariable]) -> String {
     format!("the configuration is not usable:{}", lines.into_iter().collect::<String>())
 }
 
-async fn load(up: &Up, environment: &Environment, database: &DatabaseUri) -> Result<Host> {
+async fn load(up: &Up, environment: &Environment, config: &Config) -> Result<Host> {
     let path = manifest_path(up.manifest.as_deref(), std::env::current_exe().ok().as_deref())?;
     let folder = path.parent().map(Path::to_owned).unwrap_or_default();
     let manifest = Manifest::load(&path)?;
     let runtime_config = up.runtime_config.clone().unwrap_or_else(|| folder.join("runtime-config.toml"));
     let runtime_config = RuntimeConfig::load(&runtime_config)?;
     let mut sqlite = runtime_config.sqlite().clone();
-    if let DatabaseUri::Sqlite(path) = database {
+    if let DatabaseUri::Sqlite(path) = &config.database {
         sqlite.insert(SQLITE_LABEL.to_owned(), PathBuf::from(path));
     }
     let get = |name: &str| environment.text(name).map(str::to_owned);
     let settings = Settings {
         variables: variables_from_env(&manifest, &runtime_config, &get),
         sqlite,
+        // The API and the reconciler write to the same file, in this process.
+        write_turns: BTreeMap::from([(SQLITE_LABEL.to_owned(), config.write_turns.clone())]),
         cache_dir: folder.join("target/compiled"),
         limits: Limits { graceful_stop: REQUESTS, ..Limits::default() },
         ..Settings::default()

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::statement::{self, BUSY_TIMEOUT};
 use super::writer::Writer;
+use crate::settings::WriteTurns;
 
 /// Native connections that wait for their next read.
 const IDLE_READERS: usize = 16;
@@ -19,6 +20,7 @@ const STEPS_IN_PLACE: u32 = 40;
 /// A configured file. What is open of it is given up when another file is found in its place.
 pub(super) struct Database {
     path: PathBuf,
+    turns: WriteTurns,
     current: Mutex<Option<(FileId, Arc<Open>)>>,
 }
 
@@ -26,8 +28,8 @@ pub(super) struct Database {
 type FileId = (u64, u64);
 
 impl Database {
-    pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, current: Mutex::default() }
+    pub(super) fn new(path: PathBuf, turns: WriteTurns) -> Self {
+        Self { path, turns, current: Mutex::default() }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -50,7 +52,12 @@ impl Database {
             (Some((known, open)), Some(id)) if *known == id => return open.clone(),
             _ => {}
         }
-        let open = Arc::new(Open { path: self.path.clone(), idle: Mutex::default(), writer: OnceLock::new() });
+        let open = Arc::new(Open {
+            path: self.path.clone(),
+            turns: self.turns.clone(),
+            idle: Mutex::default(),
+            writer: OnceLock::new(),
+        });
         // A file that is not there yet is made by the first statement; until then nothing is worth keeping.
         *current = id.map(|id| (id, open.clone()));
         open
@@ -60,6 +67,7 @@ impl Database {
 /// What is open of one file.
 pub(super) struct Open {
     path: PathBuf,
+    turns: WriteTurns,
     idle: Mutex<Vec<Reader>>,
     writer: OnceLock<Writer>,
 }
@@ -96,7 +104,7 @@ impl Open {
     }
 
     pub(super) fn writer(&self) -> &Writer {
-        self.writer.get_or_init(|| Writer::new(self.path.clone()))
+        self.writer.get_or_init(|| Writer::new(self.path.clone(), self.turns.clone()))
     }
 }
 

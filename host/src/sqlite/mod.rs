@@ -30,6 +30,7 @@ use wasmtime::component::{Accessor, FutureReader, HasData, Resource, ResourceTab
 use crate::bindings::sqlite::sqlite::{
     Error, Host, HostConnection, HostConnectionWithStore, QueryResult, RowResult, Value,
 };
+use crate::settings::WriteTurns;
 #[expect(unreachable_pub, reason = "the generated bindings re-export it")]
 pub use connection::Connection;
 use connection::interrupted;
@@ -44,8 +45,12 @@ const MAX_CONNECTIONS: usize = 256;
 pub(crate) struct Databases(BTreeMap<String, Database>);
 
 impl Databases {
-    pub(crate) fn new(files: BTreeMap<String, PathBuf>) -> Self {
-        Self(files.into_iter().map(|(label, path)| (label, Database::new(path))).collect())
+    pub(crate) fn new(files: BTreeMap<String, PathBuf>, mut turns: BTreeMap<String, WriteTurns>) -> Self {
+        let database = |(label, path)| {
+            let turns = turns.remove(&label).unwrap_or_default();
+            (label, Database::new(path, turns))
+        };
+        Self(files.into_iter().map(database).collect())
     }
 
     /// Makes the file's folder and tries to open the file, so that a wrong path is said at the start.

@@ -7,25 +7,34 @@
 //!   many share one `fsync`.
 //! - When a statement ends the whole transaction (`OR ROLLBACK`, a full disk), or the commit finds a constraint
 //!   broken, nothing of the transaction has happened: each write is then done again in a transaction of its own.
+//! - Who else writes to the file in this process gets its turn: [`WriteTurns`] serves in the order in which they come,
+//!   where the lock alone would go to whoever has just committed. Nobody waits for another process while it is its turn.
 //! - While another process holds the lock, each write waits its own 5 s and is then told that the database is locked.
+//!   After a commit for which that was waited for, the lock is left alone for a moment, so that a process that polls
+//!   finds it free.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode};
-use tokio::sync::oneshot;
+use tokio::sync::{MutexGuard, oneshot};
 
 use super::connection::Last;
 use super::read::collect;
 use super::statement::{self, BUSY_TIMEOUT, io, is_busy};
 use crate::bindings::sqlite::sqlite::{Error, QueryResult, Value};
+use crate::settings::WriteTurns;
 
 /// Writes in one transaction, so that the first of them does not wait for ever.
 const BATCH: usize = 512;
 /// Between two looks whether another process has let go of the lock.
 const LOCK_POLL: Duration = Duration::from_millis(1);
+/// How long another process that polls is left to find the lock free.
+const LEFT_ALONE: Duration = Duration::from_millis(2);
+/// How long after a wait for another process it is expected to write again.
+const CONTENDED: Duration = Duration::from_secs(1);
 
 /// One write.
 pub(super) struct Job {
@@ -69,9 +78,10 @@ impl Job {
 pub(super) struct Writer(Sender<Job>);
 
 impl Writer {
-    pub(super) fn new(path: PathBuf) -> Self {
+    pub(super) fn new(path: PathBuf, turns: WriteTurns) -> Self {
         let (to, jobs) = channel();
-        let spawned = thread::Builder::new().name("sqlite-writer".to_owned()).spawn(move || work(&path, &jobs));
+        let mut work = Work { turns, waited: None };
+        let spawned = thread::Builder::new().name("sqlite-writer".to_owned()).spawn(move || work.run(&path, &jobs));
         if let Err(error) = spawned {
             // The receiver is gone with the closure: every write is answered as interrupted.
             tracing::error!(%error, "no thread for writes to SQLite");
@@ -85,73 +95,99 @@ impl Writer {
     }
 }
 
-fn work(path: &std::path::Path, jobs: &Receiver<Job>) {
-    let mut native = None;
-    while let Ok(first) = jobs.recv() {
-        let mut batch = vec![first];
-        batch.extend(jobs.try_iter().take(BATCH - 1));
-        let connection = match native.take().map_or_else(|| statement::open(path), Ok) {
-            Ok(connection) => connection,
-            Err(error) => {
-                answer_all(batch, &io(&error));
-                continue;
+/// What the writer's thread does.
+struct Work {
+    turns: WriteTurns,
+    /// When another process was last waited for.
+    waited: Option<Instant>,
+}
+
+impl Work {
+    fn run(&mut self, path: &Path, jobs: &Receiver<Job>) {
+        let mut native = None;
+        while let Ok(first) = jobs.recv() {
+            let mut batch = vec![first];
+            batch.extend(jobs.try_iter().take(BATCH - 1));
+            let connection = match native.take().map_or_else(|| statement::open(path), Ok) {
+                Ok(connection) => connection,
+                Err(error) => {
+                    answer_all(batch, &io(&error));
+                    continue;
+                }
+            };
+            self.write(&connection, batch, Some(jobs));
+            native = Some(connection);
+            if self.waited.is_some_and(|waited| waited.elapsed() < CONTENDED) {
+                thread::sleep(LEFT_ALONE);
             }
-        };
-        write(&connection, batch, Some(jobs));
-        native = Some(connection);
-    }
-}
-
-/// Does a batch and answers every job of it. While the lock is waited for, more jobs join from the queue.
-fn write(native: &Connection, mut batch: Vec<Job>, queue: Option<&Receiver<Job>>) {
-    if !begin(native, &mut batch, queue) {
-        return;
-    }
-    let mut outcomes = Vec::with_capacity(batch.len());
-    for job in &batch {
-        outcomes.push(job.run(native));
-        if native.is_autocommit() {
-            // The statement took the transaction, and all before it, with itself.
-            return if batch.len() > 1 { write_singly(native, batch) } else { answer_each(batch, outcomes) };
         }
     }
-    let Err(error) = run_plain(native, "COMMIT") else {
-        return answer_each(batch, outcomes);
-    };
-    roll_back(native);
-    if batch.len() > 1 && error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) {
-        return write_singly(native, batch);
-    }
-    answer_all(batch, &io(&error));
-}
 
-fn write_singly(native: &Connection, batch: Vec<Job>) {
-    for job in batch {
-        write(native, vec![job], None);
-    }
-}
-
-/// Begins a transaction for the jobs of the batch. Those that have waited long enough for the lock leave it with the
-/// error; if none is left, or there is another error, there is no transaction.
-fn begin(native: &Connection, batch: &mut Vec<Job>, queue: Option<&Receiver<Job>>) -> bool {
-    loop {
-        // The lock is polled here, and not by SQLite, so that each job has its own deadline.
-        let begun = native.busy_timeout(Duration::ZERO).and_then(|()| run_plain(native, "BEGIN IMMEDIATE"));
-        let begun = begun.and_then(|()| native.busy_timeout(BUSY_TIMEOUT));
-        let Err(error) = begun else { return true };
-        if !is_busy(&error) {
+    /// Does a batch and answers every job of it. While the lock is waited for, more jobs join from the queue.
+    fn write(&mut self, native: &Connection, mut batch: Vec<Job>, queue: Option<&Receiver<Job>>) {
+        let turns = self.turns.clone();
+        let Some(turn) = self.begin(&turns, native, &mut batch, queue) else { return };
+        let mut outcomes = Vec::with_capacity(batch.len());
+        for job in &batch {
+            outcomes.push(job.run(native));
+            if native.is_autocommit() {
+                drop(turn);
+                // The statement took the transaction, and all before it, with itself.
+                return if batch.len() > 1 { self.write_singly(native, batch) } else { answer_each(batch, outcomes) };
+            }
+        }
+        let committed = run_plain(native, "COMMIT");
+        if committed.is_err() {
             roll_back(native);
-            answer_all(std::mem::take(batch), &io(&error));
-            return false;
         }
-        thread::sleep(LOCK_POLL);
-        if let Some(queue) = queue {
-            batch.extend(queue.try_iter().take(BATCH.saturating_sub(batch.len())));
+        drop(turn);
+        let Err(error) = committed else {
+            return answer_each(batch, outcomes);
+        };
+        if batch.len() > 1 && error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) {
+            return self.write_singly(native, batch);
         }
-        let late = |job: &mut Job| job.queued.elapsed() >= BUSY_TIMEOUT;
-        answer_all(batch.extract_if(.., late).collect(), &io(&error));
-        if batch.is_empty() {
-            return false;
+        answer_all(batch, &io(&error));
+    }
+
+    fn write_singly(&mut self, native: &Connection, batch: Vec<Job>) {
+        for job in batch {
+            self.write(native, vec![job], None);
+        }
+    }
+
+    /// Begins a transaction for the jobs of the batch, which lasts as long as the turn. Those that have waited long
+    /// enough for the lock leave the batch with the error; if none is left, or there is another error, there is no
+    /// transaction.
+    fn begin<'a>(
+        &mut self,
+        turns: &'a WriteTurns,
+        native: &Connection,
+        batch: &mut Vec<Job>,
+        queue: Option<&Receiver<Job>>,
+    ) -> Option<MutexGuard<'a, ()>> {
+        loop {
+            let turn = turns.blocking_lock();
+            if let Some(queue) = queue {
+                batch.extend(queue.try_iter().take(BATCH.saturating_sub(batch.len())));
+            }
+            // The lock is polled here, and not by SQLite, so that each job has its own deadline.
+            let begun = native.busy_timeout(Duration::ZERO).and_then(|()| run_plain(native, "BEGIN IMMEDIATE"));
+            let begun = begun.and_then(|()| native.busy_timeout(BUSY_TIMEOUT));
+            let Err(error) = begun else { return Some(turn) };
+            if !is_busy(&error) {
+                roll_back(native);
+                answer_all(std::mem::take(batch), &io(&error));
+                return None;
+            }
+            drop(turn);
+            self.waited = Some(Instant::now());
+            thread::sleep(LOCK_POLL);
+            let late = |job: &mut Job| job.queued.elapsed() >= BUSY_TIMEOUT;
+            answer_all(batch.extract_if(.., late).collect(), &io(&error));
+            if batch.is_empty() {
+                return None;
+            }
         }
     }
 }

@@ -258,6 +258,26 @@ async fn a_lock_is_waited_for_up_to_a_bound_and_reads_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_write_waits_for_the_turn_of_others_in_the_process_and_a_read_for_nothing() {
+    let turns = renga_host::WriteTurns::default();
+    let shared = turns.clone();
+    let server = Server::start(move |settings| _ = settings.write_turns.insert("default".to_owned(), shared)).await;
+    Connection::open(server.database()).unwrap().execute_batch(&format!("PRAGMA journal_mode = WAL; {ITEMS}")).unwrap();
+    let turn = turns.lock().await;
+    let port = server.port;
+    let write = tokio::spawn(async move {
+        let wish = json!({ "statements": [["INSERT INTO items (name) VALUES ('waited')"]] }).to_string();
+        crate::support::Client::connect(port).await.ask("POST", "/sql", wish.as_bytes()).await.json()
+    });
+    for _ in 0..50 {
+        run(&server, "async", json!([["SELECT count(*) FROM items"]])).await;
+    }
+    assert!(!write.is_finished(), "it wrote in the turn of another");
+    drop(turn);
+    assert_eq!(write.await.unwrap()["results"][0], json!({ "columns": [], "rows": [] }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_the_host_makes_is_its_owners_alone() {
     let server = with_table(ITEMS).await;
     run(&server, "async", json!([["INSERT INTO items (name) VALUES ('secret')"]])).await;

@@ -18,7 +18,7 @@ use renga_shared::sql::uri::DatabaseUri;
 use renga_shared::sql::{Database, DatabaseError, Dialect, Row, Value};
 
 pub use postgres::PostgresDatabase;
-pub use sqlite::SqliteDatabase;
+pub use sqlite::{SqliteDatabase, WriteTurns};
 
 use crate::crash::crash_point;
 
@@ -49,8 +49,13 @@ pub trait Substitute: fmt::Debug + Send + Sync {
 impl NativeDatabase {
     /// Makes a pool of connections. None is opened yet: a database that is away is met by the first statement.
     pub fn open(uri: &DatabaseUri) -> Result<Self, DatabaseError> {
+        Self::open_in_turn(uri, WriteTurns::default())
+    }
+
+    /// The same, with the turns of whoever else in this process writes to the SQLite file.
+    pub fn open_in_turn(uri: &DatabaseUri, turns: WriteTurns) -> Result<Self, DatabaseError> {
         match uri {
-            DatabaseUri::Sqlite(path) => Ok(Self::Sqlite(SqliteDatabase::open(path))),
+            DatabaseUri::Sqlite(path) => Ok(Self::Sqlite(SqliteDatabase::open(path, turns))),
             DatabaseUri::Postgres(uri) => PostgresDatabase::open(uri).map(Self::Postgres),
         }
     }

@@ -1,13 +1,18 @@
 //! SQLite over sqlx.
 //!
-//! One connection writes, so that this process never waits for itself in SQLite's busy handler; the others read, which
-//! in WAL mode nobody blocks. Writes that wait for it go together in one transaction: they share a flush to disk, and take
-//! once the lock that the API waits for meanwhile.
+//! One connection writes; the others read, which in WAL mode nobody blocks. Writes that wait for it go together in one
+//! transaction: they share a flush to disk, and take once the lock that the API waits for meanwhile.
+//!
+//! **Turns.** SQLite's own way to wait for a lock is to sleep, up to a tenth of a second at a time, and whoever has
+//! just committed is there first when it is free. So writers in one process share a [`WriteTurns`], which serves them
+//! in the order in which they come. A writer in another process is not in that queue: the lock is polled, and left
+//! alone for a moment after a commit for which it had to be polled. Nobody waits for another process while it is its
+//! turn.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use renga_shared::sql::{Database, DatabaseError, Dialect, Row, Value};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqlitePoolOptions, SqliteRow, SqliteSynchronous};
@@ -18,17 +23,27 @@ use super::{reads, sort};
 
 /// How long a statement waits for a lock that another process holds.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Between two looks whether another process has let go of the lock.
+const LOCK_POLL: Duration = Duration::from_millis(1);
+/// How long another process that polls is left to find the lock free.
+const LEFT_ALONE: Duration = Duration::from_millis(2);
+/// How long after a wait for another process it is expected to write again.
+const CONTENDED: Duration = Duration::from_secs(1);
 /// How long a statement waits for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 const READERS: u32 = 3;
 /// Writes in one transaction, so that the first of them does not wait for long.
 const BATCH: usize = 128;
 
+/// The turns of those who write to one file in this process.
+pub type WriteTurns = Arc<tokio::sync::Mutex<()>>;
+
 /// A SQLite file. When another is found in its place (it was restored, or deleted and made anew), what is open of the old
 /// one is given up: the API opens the new one too.
 #[derive(Clone, Debug)]
 pub struct SqliteDatabase {
     path: PathBuf,
+    turns: WriteTurns,
     current: Arc<Mutex<Current>>,
 }
 
@@ -54,10 +69,10 @@ type FileId = (u64, u64, Option<SystemTime>);
 
 impl SqliteDatabase {
     /// A pool for the file at `path`. The file is made when the schema is migrated, not here.
-    pub(super) fn open(path: &str) -> Self {
+    pub(super) fn open(path: &str, turns: WriteTurns) -> Self {
         let path = PathBuf::from(path);
-        let current = Current { file: file_id(&path), pools: Pools::of(&path, 0) };
-        Self { path, current: Arc::new(Mutex::new(current)) }
+        let current = Current { file: file_id(&path), pools: Pools::of(&path, &turns, 0) };
+        Self { path, turns, current: Arc::new(Mutex::new(current)) }
     }
 
     /// Connections to the file that is there now.
@@ -66,7 +81,7 @@ impl SqliteDatabase {
         let file = file_id(&self.path);
         if file != current.file {
             // Dropped, the old ones close when what runs on them has ended.
-            let pools = Pools::of(&self.path, current.pools.generation + 1);
+            let pools = Pools::of(&self.path, &self.turns, current.pools.generation + 1);
             *current = Current { file, pools };
         }
         current.pools.clone()
@@ -92,18 +107,18 @@ impl SqliteDatabase {
 }
 
 impl Pools {
-    fn of(path: &Path, generation: u64) -> Self {
-        let pool = |connections| {
+    fn of(path: &Path, turns: &WriteTurns, generation: u64) -> Self {
+        let pool = |connections, options| {
             SqlitePoolOptions::new()
                 .max_connections(connections)
                 .acquire_timeout(ACQUIRE_TIMEOUT)
-                .connect_lazy_with(options(path))
+                .connect_lazy_with(options)
         };
-        let writer = pool(1);
+        let pool_of_writer = pool(1, options(path).busy_timeout(Duration::ZERO));
         let (writes, jobs) = mpsc::unbounded_channel();
         // Ends with these pools.
-        tokio::spawn(write(writer.clone(), jobs));
-        Self { writer, writes, readers: pool(READERS), generation }
+        tokio::spawn(write(Writer { pool: pool_of_writer.clone(), turns: turns.clone(), waited: None }, jobs));
+        Self { writer: pool_of_writer, writes, readers: pool(READERS, options(path)), generation }
     }
 }
 
@@ -146,7 +161,7 @@ struct Write {
 }
 
 /// Does writes in the order in which they come, those that have come by then together.
-async fn write(pool: SqlitePool, mut jobs: mpsc::UnboundedReceiver<Write>) {
+async fn write(mut writer: Writer, mut jobs: mpsc::UnboundedReceiver<Write>) {
     let mut batch = Vec::new();
     while jobs.recv_many(&mut batch, BATCH).await > 0 {
         let mut answers = Vec::with_capacity(batch.len());
@@ -155,7 +170,7 @@ async fn write(pool: SqlitePool, mut jobs: mpsc::UnboundedReceiver<Write>) {
             answers.push(answer);
             statements.push((sql, parameters));
         }
-        let outcomes = match commit(&pool, statements).await {
+        let outcomes = match writer.commit(statements).await {
             Ok(outcomes) => outcomes,
             Err(error) => answers.iter().map(|_| Err(error.clone())).collect(),
         };
@@ -163,27 +178,61 @@ async fn write(pool: SqlitePool, mut jobs: mpsc::UnboundedReceiver<Write>) {
             // Whoever was cut off meanwhile does not listen any more; the write has happened all the same.
             let _ = answer.send(outcome);
         }
+        writer.leave().await;
     }
 }
 
-/// Does the statements in one transaction. A statement that fails undoes itself and leaves the others; an error of the whole
-/// means that nothing of it may have happened.
-async fn commit(
-    pool: &SqlitePool,
-    mut statements: Vec<(String, Vec<Value>)>,
-) -> Result<Vec<Result<Vec<Row>, DatabaseError>>, DatabaseError> {
-    let mut connection = pool.acquire().await.map_err(|error| sort(&error))?;
-    if let [(sql, parameters)] = &mut *statements {
-        return Ok(vec![run(&mut connection, sql, std::mem::take(parameters)).await]);
+/// The connection that writes.
+struct Writer {
+    pool: SqlitePool,
+    turns: WriteTurns,
+    /// When another process was last waited for.
+    waited: Option<Instant>,
+}
+
+impl Writer {
+    /// Does the statements in one transaction. A statement that fails undoes itself and leaves the others; an error of
+    /// the whole means that nothing of it may have happened.
+    async fn commit(
+        &mut self,
+        statements: Vec<(String, Vec<Value>)>,
+    ) -> Result<Vec<Result<Vec<Row>, DatabaseError>>, DatabaseError> {
+        let mut connection = self.pool.acquire().await.map_err(|error| sort(&error))?;
+        let begin = Instant::now();
+        let (turn, mut transaction) = loop {
+            let turn = self.turns.lock().await;
+            match connection.begin_with("BEGIN IMMEDIATE").await {
+                Ok(transaction) => break (turn, transaction),
+                Err(error) if is_busy(&error) && begin.elapsed() < BUSY_TIMEOUT => {}
+                Err(error) => return Err(sort(&error)),
+            }
+            drop(turn);
+            self.waited = Some(Instant::now());
+            tokio::time::sleep(LOCK_POLL).await;
+        };
+        let mut outcomes = Vec::with_capacity(statements.len());
+        for (sql, parameters) in statements {
+            outcomes.push(run(&mut transaction, &sql, parameters).await);
+        }
+        transaction.commit().await.map_err(|error| sort(&error))?;
+        drop(turn);
+        Ok(outcomes)
     }
-    let begun = connection.begin_with("BEGIN IMMEDIATE").await;
-    let mut transaction = begun.map_err(|error| sort(&error))?;
-    let mut outcomes = Vec::with_capacity(statements.len());
-    for (sql, parameters) in statements {
-        outcomes.push(run(&mut transaction, &sql, parameters).await);
+
+    /// Leaves the lock to another process, if there is one that writes.
+    async fn leave(&self) {
+        if self.waited.is_some_and(|waited| waited.elapsed() < CONTENDED) {
+            tokio::time::sleep(LEFT_ALONE).await;
+        }
     }
-    transaction.commit().await.map_err(|error| sort(&error))?;
-    Ok(outcomes)
+}
+
+/// Whether SQLite says that another process holds the lock.
+fn is_busy(error: &sqlx::Error) -> bool {
+    // The primary result code is the low byte: <https://sqlite.org/rescode.html>.
+    const BUSY: i32 = 5;
+    let code = error.as_database_error().and_then(|told| told.code()?.parse::<i32>().ok());
+    code.is_some_and(|code| code & 0xff == BUSY)
 }
 
 async fn run(connection: &mut SqliteConnection, sql: &str, parameters: Vec<Value>) -> Result<Vec<Row>, DatabaseError> {

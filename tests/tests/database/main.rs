@@ -2,6 +2,7 @@
 
 mod changes;
 mod plans;
+mod turns;
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
