@@ -1,4 +1,4 @@
-//! A client of the API for tests: plain HTTP, with the states waited for.
+//! An HTTP client of the API for tests, which can wait for states.
 
 use std::io::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,55 +12,55 @@ use tokio::time::Instant;
 
 use crate::deployment::until;
 
-/// Used as idempotency keys.
+/// Numbers of idempotency keys.
 static KEYS: AtomicU64 = AtomicU64::new(0);
 
-/// Speaks to one API as one user.
+/// A client of one API as one user.
 #[derive(Clone, Debug)]
 pub struct Client {
     http: reqwest::Client,
     base: String,
     token: String,
-    /// How long it asks again when it is told to try again.
+    /// Maximum time for which a request is retried after a 503.
     patience: Duration,
 }
 
-/// An execution by its path.
+/// An execution, identified by its path.
 #[derive(Clone, Debug)]
 pub struct Execution {
-    /// Its path, without the base of the API's address.
+    /// The path, without the base of the API's address.
     pub path: String,
-    /// Its id.
+    /// The execution's id.
     pub id: String,
-    /// Its context's id.
+    /// The context's id.
     pub context: String,
 }
 
-/// An answer, whole.
+/// A complete response.
 #[derive(Clone, Debug)]
 pub struct Answer {
-    /// Its status.
+    /// The status.
     pub status: StatusCode,
-    /// Its headers.
+    /// The headers.
     pub headers: HeaderMap,
-    /// Its body.
+    /// The body.
     pub body: String,
 }
 
 impl Answer {
-    /// A header's value; empty when it is not there.
+    /// Returns a header's value, or an empty string if the header is absent.
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     }
 
-    /// The body as JSON, of an answer with this status.
+    /// Returns the body as JSON. Fails unless the response has this status.
     pub fn json(&self, status: u16) -> Result<Value> {
         ensure!(self.status == status, "{self:?}");
         ensure!(self.header("content-type") == "application/json", "{self:?}");
         Ok(serde_json::from_str(&self.body)?)
     }
 
-    /// The body of a problem with this status.
+    /// Returns the body as a problem document. Fails unless the response has this status.
     pub fn problem(&self, status: u16) -> Result<Value> {
         ensure!(self.status == status, "{self:?}");
         ensure!(self.header("content-type") == "application/problem+json", "{self:?}");
@@ -72,7 +72,7 @@ impl Answer {
         Ok(problem)
     }
 
-    /// What a problem with this status says of each bad field, by its pointer, in order.
+    /// Returns the pointers of all bad fields in a problem with this status, in order.
     pub fn bad_fields(&self, status: u16) -> Result<Vec<String>> {
         let problem = self.problem(status)?;
         let errors = problem["errors"].as_array().with_context(|| format!("no errors in {problem}"))?;
@@ -84,48 +84,48 @@ impl Answer {
     }
 }
 
-/// Speaks HTTP to anybody. Its connections belong to the runtime, and so to the test, that uses them.
+/// Returns an HTTP client for any server. Its connections belong to the runtime that uses it, and so to one test.
 #[must_use]
 pub fn http() -> reqwest::Client {
-    // One provider for the whole process; whoever was first is as good.
+    // The process has one provider; if another one was installed before, it is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::new()
 }
 
 impl Client {
-    /// A client of the API at `base` that shows `token`.
+    /// Creates a client of the API at `base` that sends `token`.
     pub fn new(base: &str, token: &str) -> Self {
         let (base, token) = (base.to_owned(), token.to_owned());
         Self { http: http(), base, token, patience: Duration::ZERO }
     }
 
-    /// The same, but one that does as a good client does with a 503: it asks again after a pause, for `patience` in all,
-    /// and posts with keys so that it may. For tests that load the machine until its disk answers nobody for seconds.
+    /// Returns the same client with retries: it repeats a request after a 503 and a pause, for up to `patience`, and
+    /// posts with idempotency keys. For tests that load the machine until its disk does not respond for seconds.
     pub fn patient(&self, patience: Duration) -> Self {
         Self { patience, ..self.clone() }
     }
 
-    /// The same with another token.
+    /// Returns the same client with another token.
     pub fn with_token(&self, token: &str) -> Self {
         Self { token: token.to_owned(), ..self.clone() }
     }
 
-    /// The token that it shows.
+    /// Returns the token that the client sends.
     pub fn token(&self) -> &str {
         &self.token
     }
 
-    /// Where the API is.
+    /// Returns the base of the API's address.
     pub fn base(&self) -> &str {
         &self.base
     }
 
-    /// A request with the token.
+    /// Creates a request with the token.
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.http.request(method, format!("{}{path}", self.base)).bearer_auth(&self.token)
     }
 
-    /// Sends a request and reads the whole answer.
+    /// Sends a request and reads the whole response.
     pub async fn send(&self, request: RequestBuilder) -> Result<Answer> {
         let answer = self.answered(request).await?;
         let (status, headers) = (answer.status(), answer.headers().clone());
@@ -133,7 +133,7 @@ impl Client {
         Ok(Answer { status, headers, body })
     }
 
-    /// Sends a request, again and again while the answer is 503 and there is patience left.
+    /// Sends a request, and repeats it while the response is 503 and `patience` has not passed.
     async fn answered(&self, request: RequestBuilder) -> Result<Response> {
         let deadline = Instant::now() + self.patience;
         loop {
@@ -142,13 +142,13 @@ impl Client {
             if answer.status() != StatusCode::SERVICE_UNAVAILABLE || Instant::now() >= deadline {
                 return Ok(answer);
             }
-            // Seen even when the test passes.
+            // This output is shown even if the test passes.
             let _ = writeln!(std::io::stderr(), "{}: 503, asked again", answer.url().path());
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     }
 
-    /// Posts what is to be made once, however often it is asked for.
+    /// Posts a resource that must be created once, even if the request is repeated.
     async fn make(&self, path: &str, body: &Value) -> Result<Value> {
         let mut request = self.request(Method::POST, path).json(body);
         if !self.patience.is_zero() {
@@ -170,7 +170,7 @@ impl Client {
         self.send(self.request(Method::POST, path).json(body)).await
     }
 
-    /// Asks, and returns the status with the body as JSON.
+    /// Sends a request, and returns the status and the body as JSON.
     pub async fn json(&self, method: Method, path: &str, body: Option<Value>) -> Result<(StatusCode, Value)> {
         let mut request = self.request(method, path);
         if let Some(body) = body {
@@ -183,20 +183,20 @@ impl Client {
         Ok((status, body))
     }
 
-    /// Gets what must be there.
+    /// Gets a resource. Fails unless the status is 200.
     pub async fn get(&self, path: &str) -> Result<Value> {
         let (status, body) = self.json(Method::GET, path, None).await?;
         ensure!(status == StatusCode::OK, "GET {path}: {status} {body}");
         Ok(body)
     }
 
-    /// Makes a context and returns its id.
+    /// Creates a context and returns its id.
     pub async fn context(&self, spec: Value) -> Result<String> {
         let body = self.make("/v1/contexts", &spec).await?;
         Ok(body["identifier"].as_str().context("no identifier")?.to_owned())
     }
 
-    /// Asks for an execution of a context.
+    /// Creates an execution of a context.
     pub async fn execute(&self, context: &str, request: Value) -> Result<Execution> {
         let path = format!("/v1/contexts/{context}/executions");
         let body = self.make(&path, &request).await?;
@@ -204,7 +204,7 @@ impl Client {
         Ok(Execution { path: format!("{path}/{id}"), id, context: context.to_owned() })
     }
 
-    /// Makes a context and one execution of it.
+    /// Creates a context and one execution of it.
     pub async fn run(&self, spec: Value) -> Result<Execution> {
         let context = self.context(spec).await?;
         self.execute(&context, json!({})).await
@@ -234,7 +234,7 @@ impl Client {
         Ok(body)
     }
 
-    /// The logs as they are now, with a query such as `?tail=1`.
+    /// Returns the present logs, with a query such as `?tail=1`.
     pub async fn logs(&self, execution: &Execution, query: &str) -> Result<String> {
         let path = format!("{}/logs{query}", execution.path);
         let answer = self.answered(self.request(Method::GET, &path)).await?;

@@ -31,12 +31,12 @@ allowed_outbound_hosts = ["postgres://*:*"]
 database_uri = "{{ database_uri }}"
 "#;
 
-/// A database behind a component.
+/// A database that is reached through a component.
 pub struct ComponentDatabase {
     dialect: Dialect,
     http: reqwest::Client,
     address: String,
-    /// Stops when this is dropped.
+    /// The host, which stops when this is dropped.
     _host: Part,
     _folder: tempfile::TempDir,
 }
@@ -45,7 +45,7 @@ impl ComponentDatabase {
     /// Starts a host for the component in `tests/guest`, with the database at `uri`.
     ///
     /// # Errors
-    /// When the component does not build or the host does not start.
+    /// Fails if the component does not build or the host does not start.
     pub async fn start(uri: &str) -> Result<Self> {
         let guest = tokio::task::spawn_blocking(database_guest).await??;
         let folder = tempfile::tempdir()?;

@@ -1,7 +1,7 @@
 //! The whole system in this process, as `renga-deployer up` runs it: the real components in the embedded host, the
-//! reconciler, a database and an engine, each on ports and in folders of its own.
+//! reconciler, a database and an engine, each with its own ports and folders.
 //!
-//! Tests speak HTTP to it and wait for states, with a bound, never for a time.
+//! Tests send it HTTP requests and wait for states, up to a timeout. They never wait for a fixed time.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -28,16 +28,16 @@ use tokio::task::JoinHandle;
 use crate::client::Client;
 use crate::issuer::Issuer;
 
-/// How long a test waits for a state before it fails.
+/// Maximum time for which a test waits for a state.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A running system.
 pub struct Deployment {
-    /// Speaks to its API as the user `alice`.
+    /// A client of the API as the user `alice`.
     pub client: Client,
-    /// Makes tokens that it accepts.
+    /// An issuer of tokens that the API accepts.
     pub issuer: Issuer,
-    /// Its configuration.
+    /// The configuration.
     pub environment: Environment,
     /// Which Spin variables its components cannot read.
     pub variable_faults: VariableFaults,
@@ -50,7 +50,7 @@ pub struct Deployment {
     reconcilers: Vec<Part>,
 }
 
-/// A part that runs until it is told to stop.
+/// A part of the system that runs until it is stopped.
 pub(crate) struct Part {
     stop: oneshot::Sender<()>,
     task: JoinHandle<Result<()>>,
@@ -63,13 +63,13 @@ impl Part {
     }
 
     async fn stop(self) -> Result<()> {
-        // It may have ended by itself; then its own error is what counts.
+        // The part may have ended by itself. Then its own error counts.
         let _ = self.stop.send(());
         self.task.await?
     }
 }
 
-/// The folder of the workspace.
+/// Returns the folder of the workspace.
 pub fn workspace() -> &'static Path {
     static ROOT: std::sync::LazyLock<PathBuf> = std::sync::LazyLock::new(|| {
         let here = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -86,14 +86,14 @@ impl Deployment {
         Ok(deployment)
     }
 
-    /// Starts the API alone, on a database that is migrated.
+    /// Starts the API without a reconciler, on a migrated database.
     pub async fn without_reconciler(variables: &[(&str, &str)]) -> Result<Self> {
         let deployment = Self::unmigrated(variables).await?;
         deployment.migrate().await?;
         Ok(deployment)
     }
 
-    /// Starts the API alone, on a database as it is.
+    /// Starts the API without a reconciler, on the database as it is.
     pub async fn unmigrated(variables: &[(&str, &str)]) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let issuer = Issuer::new();
@@ -124,17 +124,17 @@ impl Deployment {
         Ok(Self { client, issuer, environment, variable_faults, write_turns, worlds, folder, host, reconcilers })
     }
 
-    /// Brings the database's schema up to date.
+    /// Migrates the database's schema to the newest version.
     pub async fn migrate(&self) -> Result<()> {
         renga_reconciler::app::migrate_once(&self.environment.database(&mut Vec::new())).await
     }
 
-    /// The database, natively.
+    /// Opens the database with the native adapter.
     pub fn database(&self) -> Result<NativeDatabase> {
         Ok(NativeDatabase::open(&self.environment.database(&mut Vec::new()))?)
     }
 
-    /// Starts the reconciler, if it does not run, and waits until its engines are known.
+    /// Starts the reconciler if none runs, and waits until the API lists its engines.
     pub async fn start_reconciler(&mut self) -> Result<()> {
         let config = Config::read(&self.environment).map_err(|problems| anyhow::anyhow!("{problems}"))?;
         let engines: Vec<String> = config.engines.keys().map(ToString::to_string).collect();
@@ -150,7 +150,7 @@ impl Deployment {
         .await
     }
 
-    /// Starts a reconciler beside those that run.
+    /// Starts a further reconciler.
     pub fn start_another_reconciler(&mut self) -> Result<()> {
         let mut config = Config::read(&self.environment).map_err(|problems| anyhow::anyhow!("{problems}"))?;
         config.write_turns = self.write_turns.clone();
@@ -163,7 +163,7 @@ impl Deployment {
         };
         self.reconcilers.push(Part::spawn(|stopped| async move {
             let stop = async {
-                // Dropping the sender stops it as well.
+                // Dropping the sender stops the reconciler as well.
                 let _ = stopped.await;
             };
             renga_reconciler::app::run_on(config, &connect, stop).await
@@ -171,7 +171,7 @@ impl Deployment {
         Ok(())
     }
 
-    /// Stops every reconciler as a signal would.
+    /// Stops every reconciler, as a signal would.
     pub async fn stop_reconciler(&mut self) -> Result<()> {
         for reconciler in self.reconcilers.drain(..) {
             reconciler.stop().await?;
@@ -179,30 +179,30 @@ impl Deployment {
         Ok(())
     }
 
-    /// A folder that lives as long as the deployment.
+    /// Returns a folder that exists as long as the deployment.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// Speaks to the API as `subject`.
+    /// Returns a client of the API as the user `subject`.
     pub fn client_of(&self, subject: &str) -> Client {
         self.client.with_token(&self.issuer.token(subject))
     }
 
-    /// Stops everything, and removes what this deployment's executions left on its engines.
+    /// Deletes the executions with everything that they left on the engines, and stops everything.
     pub async fn stop(self) -> Result<()> {
         self.client.remove_everything().await?;
         self.leave().await
     }
 
-    /// Stops everything; what runs on engines goes on.
+    /// Stops everything. Objects on engines go on.
     pub async fn leave(mut self) -> Result<()> {
         self.stop_reconciler().await?;
         self.host.stop().await
     }
 }
 
-/// Serves the components of a manifest; stops when the part is dropped.
+/// Serves the components of a manifest until the part is dropped.
 pub(crate) async fn start_host(
     manifest: &Path,
     environment: &Environment,
@@ -215,7 +215,7 @@ pub(crate) async fn start_host(
     let get = |name: &str| environment.text(name).map(str::to_owned);
     let sqlite = match environment.database(&mut Vec::new()) {
         DatabaseUri::Sqlite(path) => PathBuf::from(path),
-        // The manifest asks for a file also where everything is in PostgreSQL.
+        // The manifest requires a file even if everything is in PostgreSQL.
         DatabaseUri::Postgres(_) => folder.join("unused.db"),
     };
     let settings = Settings {
@@ -223,7 +223,7 @@ pub(crate) async fn start_host(
         sqlite: BTreeMap::from([("default".to_owned(), sqlite)]),
         write_turns: BTreeMap::from([("default".to_owned(), write_turns.clone())]),
         cache_dir: workspace().join("target/compiled"),
-        // Many tests run in one process, which has room for the stacks of a few hundred instances.
+        // Many tests run in one process, which has memory for the stacks of a few hundred instances.
         limits: Limits { instances: 8, ..Limits::default() },
         variable_faults,
     };
@@ -232,7 +232,7 @@ pub(crate) async fn start_host(
     let address = listener.local_addr()?;
     let part = Part::spawn(|stopped| async move {
         let stop = async {
-            // Dropping the sender stops it as well.
+            // Dropping the sender stops the host as well.
             let _ = stopped.await;
         };
         host.serve(listener, stop).await.context("the host stopped")
@@ -240,7 +240,7 @@ pub(crate) async fn start_host(
     Ok((part, address))
 }
 
-/// One test function for each database, with an API and no reconciler; what the machine lacks is said loudly.
+/// Defines each test once per database, with an API and no reconciler. Reports loudly what the machine does not have.
 #[macro_export]
 macro_rules! on_each_database {
     ($($test:ident),+ $(,)?) => {
@@ -261,7 +261,7 @@ macro_rules! on_each_database {
     };
 }
 
-/// Asks again and again until `found` has an answer. Fails after [`PATIENCE`] with what was seen last.
+/// Calls `found` until it returns a value. Fails after [`PATIENCE`] with the last observation.
 pub async fn until<T>(what: &str, mut found: impl AsyncFnMut() -> Result<Result<T, Value>>) -> Result<T> {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {

@@ -1,5 +1,5 @@
-//! A double of an OpenID Connect issuer, for what a real one does not do when asked: it goes down, is slow or wrong,
-//! and counts how often it was asked. It is a real HTTP server; how a real issuer signs is tested with Keycloak.
+//! A double of an OpenID Connect issuer, for behavior that a real one does not show on request: outages, slow and wrong
+//! responses. It counts its requests. It is a real HTTP server. The tests of real signatures use Keycloak.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,33 +22,33 @@ use crate::signing_key::SigningKey;
 
 const REALM: &str = "/realms/Renga";
 
-/// What it serves.
+/// A document that the issuer serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Document {
     /// `<issuer>/.well-known/openid-configuration`.
     Discovery,
-    /// What that names as `jwks_uri`.
+    /// The document at the `jwks_uri` of the discovery document.
     Keys,
 }
 
-/// What it does instead of answering well.
+/// A fault in the response.
 #[derive(Clone, Debug)]
 pub enum Fault {
-    /// It answers well, but so much later.
+    /// The response is good, but so much later.
     Slow(Duration),
-    /// It answers with this status and the good document.
+    /// The response has this status and the good document.
     Status(u16),
-    /// It sends the client elsewhere.
+    /// The response redirects the client to this URL.
     Redirect(String),
-    /// Its document is followed by so many bytes of white space.
+    /// The document is followed by so many bytes of white space.
     Huge(usize),
-    /// Its document says that it is of another issuer.
+    /// The document names this other issuer.
     Issuer(String),
-    /// It answers with a page.
+    /// The response is an HTML page.
     NotJson,
 }
 
-/// How often it was asked since it was started.
+/// Number of requests since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Fetches {
     /// For [`Document::Discovery`].
@@ -76,10 +76,10 @@ struct Behaviour {
 }
 
 impl IssuerDouble {
-    /// Starts one without keys.
+    /// Starts a double without keys.
     ///
     /// # Errors
-    /// When there is no free port.
+    /// Fails if there is no free port.
     pub async fn start() -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await.context("find a free port")?;
         let address = listener.local_addr()?;
@@ -89,25 +89,25 @@ impl IssuerDouble {
         Ok(Self { address, behaviour, server })
     }
 
-    /// Its name, and where its discovery document begins.
+    /// Returns the issuer's name. The URL of its discovery document begins with it.
     pub fn issuer(&self) -> String {
         self.behaviour().issuer.clone()
     }
 
-    /// Publishes a new key and answers it; the issuer keeps signing with it when it is no longer published.
+    /// Publishes a new key and returns it. The key still signs when it is no longer published.
     ///
     /// # Errors
-    /// When it is for no algorithm that there is.
+    /// Fails if the algorithm is unknown.
     pub fn add_key(&self, algorithm: &str, kid: &str) -> Result<Arc<SigningKey>> {
         let key = Arc::new(SigningKey::new(algorithm, Some(kid))?);
         self.behaviour().keys.push(key.clone());
         Ok(key)
     }
 
-    /// Publishes a key no more.
+    /// Stops publishing a key.
     ///
     /// # Errors
-    /// When it did not publish it.
+    /// Fails if the key is not published.
     pub fn remove_key(&self, kid: &str) -> Result<()> {
         let keys = &mut self.behaviour().keys;
         let before = keys.len();
@@ -116,7 +116,7 @@ impl IssuerDouble {
         Ok(())
     }
 
-    /// What a token of it says of `subject`: every scope, for an hour, and further claims.
+    /// Returns the claims of a token for `subject`: every scope, valid for an hour, and further claims.
     pub fn claims(&self, subject: &str, further: Value) -> JWTClaims<Value> {
         let mut claims = json!({ "scope": Issuer::EVERY_SCOPE, "typ": "Bearer" });
         if let (Value::Object(claims), Value::Object(further)) = (&mut claims, further) {
@@ -125,33 +125,33 @@ impl IssuerDouble {
         Issuer::claims(subject, claims, 3600).with_issuer(self.issuer())
     }
 
-    /// A token of it for `subject`, signed with `key`.
+    /// Returns a token for `subject`, signed with `key`.
     ///
     /// # Errors
-    /// When it cannot be signed.
+    /// Fails if the token cannot be signed.
     pub fn token(&self, key: &SigningKey, subject: &str) -> Result<String> {
         key.sign(self.claims(subject, json!({})))
     }
 
-    /// The `Cache-Control` of its answers; none at first.
+    /// Sets the `Cache-Control` of the responses; there is none at first.
     pub fn set_cache_control(&self, value: Option<&str>) {
         self.behaviour().cache_control = value.map(str::to_owned);
     }
 
-    /// What it does instead of serving a document; `None`: it serves it well again.
+    /// Sets the fault of a document. `None` ends the fault.
     pub fn set_fault(&self, document: Document, fault: Option<Fault>) {
         self.behaviour().faults[document as usize] = fault;
     }
 
-    /// How often it was asked.
+    /// Returns the number of requests.
     pub fn fetches(&self) -> Fetches {
         self.behaviour().fetches
     }
 
-    /// Ends the server with all its connections: whoever asks is refused.
+    /// Ends the server with all its connections. Further connections are refused.
     ///
     /// # Errors
-    /// When it is down already, or has ended by itself.
+    /// Fails if the server is down already, or has ended by itself.
     pub async fn go_down(&mut self) -> Result<()> {
         let server = self.server.take().context("the issuer is down already")?;
         server.abort();
@@ -163,7 +163,7 @@ impl IssuerDouble {
     /// Starts the server again, at the same address.
     ///
     /// # Errors
-    /// When it is up, or another program took the address.
+    /// Fails if the server is up, or if another program has taken the address.
     pub async fn come_up(&mut self) -> Result<()> {
         ensure!(self.server.is_none(), "the issuer is up already");
         let listener = TcpListener::bind(self.address).await.context("take the issuer's address again")?;
@@ -185,20 +185,20 @@ impl Drop for IssuerDouble {
 }
 
 fn lock(behaviour: &Mutex<Behaviour>) -> MutexGuard<'_, Behaviour> {
-    // A test that failed elsewhere says enough.
+    // A poisoned lock is ignored, because the failed test reports its own error.
     behaviour.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Serves until it is dropped; its connections end with it.
 async fn serve(listener: TcpListener, behaviour: Arc<Mutex<Behaviour>>) {
     let mut connections = JoinSet::new();
-    // It ends when no connection can be accepted any more, and who asks is refused.
+    // The loop ends when no connection can be accepted any more. Further connections are then refused.
     while let Ok((stream, _)) = listener.accept().await {
         while connections.try_join_next().is_some() {}
         let behaviour = behaviour.clone();
         connections.spawn(async move {
             let service = service_fn(|request| answer(request, &behaviour));
-            // A client that went away is no concern of the server's.
+            // The server ignores a client that has closed its connection.
             let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
         });
     }

@@ -1,4 +1,4 @@
-//! A namespace of a cluster as the deployer is given it: with the account and the rights of `deploy/rbac`, and no others.
+//! A namespace of a cluster as the deployer gets it, with just the service account and the rights of `deploy/rbac`.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -9,23 +9,23 @@ use serde_json::{Value, json};
 use crate::deployment::workspace;
 use crate::servers::{Cluster, Gate};
 
-/// The account that `deploy/rbac` makes.
+/// The service account that `deploy/rbac` creates.
 const ACCOUNT: &str = "renga-deployer";
 
-/// A namespace that executions run in, and the deployer's account in it.
+/// A namespace in which executions run, with the deployer's service account.
 #[derive(Debug)]
 pub struct Executions {
-    /// Its name.
+    /// The namespace's name.
     pub namespace: String,
     /// The kubeconfig of the deployer's account, with a token.
     pub kubeconfig: PathBuf,
 }
 
 impl Executions {
-    /// A new namespace whose name begins with `purpose`.
+    /// Creates a namespace whose name begins with `purpose`.
     ///
     /// # Errors
-    /// When the cluster refuses it.
+    /// Fails if the cluster refuses it.
     pub async fn new(cluster: &Cluster, purpose: &str) -> Result<Self> {
         let namespace = cluster.new_namespace(purpose).await?;
         let kubeconfig = cluster.service_account_kubeconfig(&namespace, ACCOUNT).await?;
@@ -33,22 +33,22 @@ impl Executions {
         Ok(Self { namespace, kubeconfig })
     }
 
-    /// The engine's URL.
+    /// Returns the engine's URL.
     #[must_use]
     pub fn url(&self) -> String {
         self.url_by(&self.kubeconfig)
     }
 
-    /// The same, by another kubeconfig.
+    /// Returns the engine's URL with another kubeconfig.
     #[must_use]
     pub fn url_by(&self, kubeconfig: &Path) -> String {
         format!("k8s://?namespace={}&kubeconfig={}", self.namespace, kubeconfig.display())
     }
 
-    /// A gate before the API server, and a kubeconfig that leads there.
+    /// Opens a gate before the API server, and returns it with a kubeconfig that uses it.
     ///
     /// # Errors
-    /// When the file cannot be written.
+    /// Fails if the file cannot be written.
     pub async fn gate(&self, cluster: &Cluster) -> Result<(Gate, PathBuf)> {
         let server: SocketAddr = cluster.url().trim_start_matches("https://").parse()?;
         let gate = Gate::before_address(server, Ipv4Addr::LOCALHOST).await?;
@@ -65,14 +65,14 @@ impl Executions {
 /// Gives the deployer's account in the namespace `own` the rights of `deploy/rbac` in the namespace `executions`.
 ///
 /// # Errors
-/// When the cluster refuses.
+/// Fails if the cluster refuses.
 pub async fn grant(cluster: &Cluster, own: &str, executions: &str) -> Result<()> {
     for file in ["executions.yaml", "cluster.yaml"] {
         let manifest = std::fs::read_to_string(workspace().join("deploy/rbac").join(file))?;
         let manifest = manifest
             .replace("namespace: renga-executions\n", &format!("namespace: {executions}\n"))
             .replace("namespace: renga\n", &format!("namespace: {own}\n"))
-            // Roles of the cluster are shared by all tests: each binds its own account.
+            // All tests share the roles of the cluster, so each binds its own account.
             .replace(
                 "kind: ClusterRoleBinding\nmetadata:\n  name: renga-deployer",
                 &format!("kind: ClusterRoleBinding\nmetadata:\n  name: renga-deployer-{own}"),

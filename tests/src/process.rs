@@ -1,4 +1,4 @@
-//! Programs of this workspace as processes of their own, for tests that kill them.
+//! Programs of this workspace as separate processes, for tests that kill them.
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
@@ -14,47 +14,47 @@ use tokio::process::{Child, Command};
 
 use crate::deployment::{PATIENCE, until, workspace};
 
-/// The program `renga-reconciler`.
+/// Returns the path of the program `renga-reconciler`.
 ///
 /// # Errors
-/// When it does not build.
+/// Fails if it does not build.
 pub fn reconciler() -> Result<&'static Path> {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     built(&BUILT, "renga-reconciler", &["--bin", "renga-reconciler"])
 }
 
-/// The reconciler that ends at the points that `FAILPOINTS` names.
+/// Returns the path of the reconciler that ends at the points in `FAILPOINTS`.
 ///
 /// # Errors
-/// When it does not build.
+/// Fails if it does not build.
 pub fn crashing_reconciler() -> Result<&'static Path> {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     built(&BUILT, "crashing", &["--example", "crashing", "--features", "renga-reconciler/failpoints"])
 }
 
-/// The program `renga-deployer`.
+/// Returns the path of the program `renga-deployer`.
 ///
 /// # Errors
-/// When it does not build.
+/// Fails if it does not build.
 pub fn deployer() -> Result<&'static Path> {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     built(&BUILT, "renga-deployer", &["--bin", "renga-deployer"])
 }
 
-/// The component in `tests/guest`.
+/// Returns the path of the component in `tests/guest`.
 ///
 /// # Errors
-/// When it does not build.
+/// Fails if it does not build.
 pub fn database_guest() -> Result<&'static Path> {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     let arguments = ["--release", "--target", "wasm32-wasip2", "-p", "renga-tests-guest"];
     built(&BUILT, "renga_tests_guest", &arguments)
 }
 
-/// The cargo that runs the tests, for a build of its own.
+/// Returns the cargo that runs the tests, for a separate build.
 ///
-/// Without the variables that cargo sets for what it runs: a build script that looks at them (ring's does) would run
-/// again, now and in the next build without them, and everything that depends on it would be compiled again.
+/// The command lacks the variables that cargo sets for its programs. A build script that reads them (such as ring's)
+/// would run again, now and in the next build without them, and everything that depends on it would be compiled again.
 pub fn cargo() -> std::process::Command {
     let mut cargo = std::process::Command::new(env!("CARGO"));
     for (name, _) in std::env::vars_os() {
@@ -67,8 +67,8 @@ pub fn cargo() -> std::process::Command {
     cargo
 }
 
-/// Builds a program or component, once per test process, with the cargo that runs the tests. For the whole workspace, as
-/// `make` does, so that its dependencies have the features that they are built with already.
+/// Builds a program or component once per test process, with the cargo that runs the tests. The build is for the whole
+/// workspace, as in `make`, so that dependencies keep the features with which they are built already.
 fn built(built: &'static OnceLock<PathBuf>, target: &str, arguments: &[&str]) -> Result<&'static Path> {
     if let Some(path) = built.get() {
         return Ok(path);
@@ -94,8 +94,8 @@ fn built(built: &'static OnceLock<PathBuf>, target: &str, arguments: &[&str]) ->
     Ok(built.get_or_init(|| path))
 }
 
-/// Runs the rest of the command line. It leaves no core dump where it aborts, and the kernel kills it when the thread
-/// that started it ends, however the test process does.
+/// Runs the rest of the command line. The program leaves no core dump when it aborts. The kernel kills it when the
+/// thread that started it ends, however the test process ends.
 const GUARD: &str = r#"ulimit -c 0; exec setpriv --pdeathsig KILL -- "$@""#;
 
 /// A running program. Dropping it kills it.
@@ -103,15 +103,15 @@ const GUARD: &str = r#"ulimit -c 0; exec setpriv --pdeathsig KILL -- "$@""#;
 pub struct Process {
     child: Child,
     log: PathBuf,
-    /// Where in the log this run begins.
+    /// The offset in the log at which this run begins.
     begin: u64,
 }
 
 impl Process {
-    /// Starts `program` with these variables alone. What it writes is appended to the file `log`.
+    /// Starts `program` with only these variables, PATH, HOME and TMPDIR. Its output is appended to the file `log`.
     ///
     /// # Errors
-    /// When it cannot be started.
+    /// Fails if the program cannot be started.
     pub fn start(program: &Path, arguments: &[&str], environment: &Environment, log: &Path) -> Result<Self> {
         let file = File::options().create(true).append(true).open(log).context("open the log of a process")?;
         let begin = file.metadata()?.len();
@@ -128,10 +128,10 @@ impl Process {
         Ok(Self { child, log: log.to_owned(), begin })
     }
 
-    /// Kills it, as nothing can prevent, and waits for its end.
+    /// Kills the program with KILL, and waits for its end.
     ///
     /// # Errors
-    /// When it had ended before by itself.
+    /// Fails if the program had ended before by itself.
     pub async fn kill(mut self) -> Result<()> {
         if let Some(status) = self.child.try_wait()? {
             bail!("it ended before it was killed, with {status}:\n{}", self.text()?);
@@ -139,10 +139,10 @@ impl Process {
         self.child.kill().await.context("kill a process")
     }
 
-    /// Sends a signal, by `kill`'s name.
+    /// Sends a signal, as `kill` names it.
     ///
     /// # Errors
-    /// When it has ended.
+    /// Fails if the program has ended.
     pub fn signal(&self, name: &str) -> Result<()> {
         let pid = self.child.id().context("it has ended")?;
         let sent = std::process::Command::new("kill").args(["-s", name, &pid.to_string()]).status()?;
@@ -150,10 +150,10 @@ impl Process {
         Ok(())
     }
 
-    /// Its exit status, if it ends within `patience`.
+    /// Returns the exit status if the program ends within `patience`.
     ///
     /// # Errors
-    /// When its state cannot be asked for.
+    /// Fails if the program's state cannot be read.
     pub async fn ended_within(&mut self, patience: std::time::Duration) -> Result<Option<ExitStatus>> {
         match tokio::time::timeout(patience, self.child.wait()).await {
             Ok(status) => Ok(Some(status?)),
@@ -161,28 +161,28 @@ impl Process {
         }
     }
 
-    /// Its exit status.
+    /// Waits for the end of the program, and returns its exit status.
     ///
     /// # Errors
-    /// When it does not end within the patience of tests.
+    /// Fails if the program does not end within `PATIENCE`.
     pub async fn ended(&mut self) -> Result<ExitStatus> {
         let ended = self.ended_within(PATIENCE).await?;
         ended.with_context(|| format!("it did not end:\n{}", self.text().unwrap_or_default()))
     }
 
-    /// What the kernel tells of it in a file of `/proc/PID`.
+    /// Returns the content of a file in `/proc/PID` of the program.
     ///
     /// # Errors
-    /// When it has ended.
+    /// Fails if the program has ended.
     pub fn proc(&self, file: &str) -> Result<String> {
         let pid = self.child.id().context("it has ended")?;
         Ok(std::fs::read_to_string(format!("/proc/{pid}/{file}"))?)
     }
 
-    /// What it has written.
+    /// Returns the output of this run.
     ///
     /// # Errors
-    /// When its log cannot be read.
+    /// Fails if the log cannot be read.
     pub fn text(&self) -> Result<String> {
         let mut file = File::open(&self.log)?;
         file.seek(SeekFrom::Start(self.begin))?;
@@ -191,10 +191,10 @@ impl Process {
         Ok(text)
     }
 
-    /// Where a reconciler that is ready serves `/metrics`.
+    /// Waits until a reconciler is ready, and returns the address of its `/metrics`.
     ///
     /// # Errors
-    /// When it does not become ready within the patience of tests.
+    /// Fails if the reconciler is not ready within `PATIENCE`.
     pub async fn metrics_address(&mut self) -> Result<SocketAddr> {
         until("a reconciler to be ready", async || {
             if let Some(status) = self.child.try_wait()? {
@@ -209,10 +209,10 @@ impl Process {
     }
 }
 
-/// An address that nobody listens at now.
+/// Returns an address on which no program listens now.
 ///
 /// # Errors
-/// When there is none.
+/// Fails if there is none.
 pub fn free_address() -> Result<SocketAddr> {
     Ok(TcpListener::bind(("127.0.0.1", 0)).context("find a free port")?.local_addr()?)
 }

@@ -1,7 +1,7 @@
-//! A resource manager as the platform's own specification has it, with the faults that one can have.
+//! A double of the resource manager, by the platform's own specification, with possible faults.
 //!
-//! It knows users by tokens of its own making (`token-of-alice`), grants of the scopes asked for those that the user holds,
-//! and signs what it grants.
+//! It knows users by its own tokens (`token-of-alice`), grants the requested scopes that a user holds, and signs
+//! grants.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -21,40 +21,40 @@ use tokio::task::JoinHandle;
 
 use crate::issuer::Issuer;
 
-/// What goes wrong.
+/// A fault of the resource manager.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// It answers after 30 s.
+    /// It responds after 30 s.
     Slow,
-    /// It answers at once, and sends a byte of its answer every second.
+    /// It responds at once, and sends one byte of its body every second.
     Trickling,
-    /// Somebody else signs.
+    /// Another key signs the grant.
     WrongSignature,
-    /// What it grants is about another thing.
+    /// The grant has the claims of another context.
     OtherClaims,
-    /// What it grants is on another vertex.
+    /// The grant is on another vertex.
     OtherResource,
-    /// What it grants expired an hour ago.
+    /// The grant expired an hour ago.
     Expired,
-    /// What it grants is from another issuer.
+    /// The grant is from another issuer.
     OtherIssuer,
-    /// It answers 500.
+    /// It responds with 500.
     Broken,
-    /// It answers with 10 MiB.
+    /// It responds with 10 MiB.
     Huge,
-    /// It sends whoever asks elsewhere, where a good answer is.
+    /// It redirects the client to a good grant.
     Redirecting,
-    /// Its answer is no JSON.
+    /// The response is not JSON.
     NotJson,
-    /// Its answer has no token.
+    /// The response has no token.
     NoToken,
-    /// It answers 403.
+    /// It responds with 403.
     Refusing,
-    /// It does not listen to what it is asked, and takes nobody's word: 401.
+    /// It rejects every token with 401, whatever the request.
     Unauthenticated,
 }
 
-/// A running resource manager. It ends when it is dropped.
+/// A running double. Dropping it ends it.
 pub struct ResourceManager {
     address: SocketAddr,
     issuer: Arc<Issuer>,
@@ -72,10 +72,10 @@ struct Inner {
 }
 
 impl ResourceManager {
-    /// The name in what it signs.
+    /// The issuer's name in the grants.
     pub const NAME: &'static str = Issuer::NAME;
 
-    /// Starts one on a free port. Every user holds every scope.
+    /// Starts a double on a free port. Every user holds every scope.
     pub async fn start() -> Result<Self> {
         let issuer = Arc::new(Issuer::rsa());
         let inner = Inner { fault: None, held: HashMap::new(), lifetime: 3_600, asked: Vec::new() };
@@ -87,43 +87,43 @@ impl ResourceManager {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let task = tokio::spawn(async move {
-            // It ends with the task.
+            // The server ends with the task.
             let _ = axum::serve(listener, app).await;
         });
         Ok(Self { address, issuer, shared, task })
     }
 
-    /// For `RESOURCE_MANAGER_URL`.
+    /// Returns the value of `RESOURCE_MANAGER_URL`.
     pub fn url(&self) -> String {
         format!("http://{}/authorize", self.address)
     }
 
-    /// For `DEPLOYER_JWT_KEY`.
+    /// Returns the value of `DEPLOYER_JWT_KEY`.
     pub fn public_key(&self) -> String {
         self.issuer.public_key_base64()
     }
 
-    /// A token that it knows as this user's.
+    /// Returns a token that identifies this user.
     pub fn token(user: &str) -> String {
         format!("token-of-{user}")
     }
 
-    /// From now on this goes wrong, or nothing.
+    /// Sets or ends the fault of the responses from now on.
     pub fn set_fault(&self, fault: Option<Fault>) {
         self.inner().fault = fault;
     }
 
-    /// From now on `user` holds these scopes alone.
+    /// Limits `user` to these scopes from now on.
     pub fn let_hold(&self, user: &str, scopes: &[&str]) {
         self.inner().held.insert(user.to_owned(), scopes.iter().map(|scope| (*scope).to_owned()).collect());
     }
 
-    /// From now on what is granted expires after so many seconds.
+    /// Sets the lifetime of the grants from now on, in seconds.
     pub fn set_lifetime(&self, seconds: u64) {
         self.inner().lifetime = seconds;
     }
 
-    /// What it was asked since the last call.
+    /// Returns the requests since the last call.
     pub fn asked(&self) -> Vec<Value> {
         std::mem::take(&mut self.inner().asked)
     }
@@ -200,7 +200,7 @@ async fn authorize(
     Json(json!({ "access_token": signer.sign(claims) })).into_response()
 }
 
-/// What a redirect leads to: a good grant of everything that nobody may follow it to.
+/// Returns the target of the redirect: a good grant of everything. No client may follow the redirect.
 async fn grant_anything(State((issuer, _)): State<(Arc<Issuer>, Shared)>) -> Response {
     let every: Vec<&str> = Issuer::EVERY_SCOPE.split(' ').collect();
     let further = json!({

@@ -1,4 +1,4 @@
-//! What tests have an engine run, said once for each engine.
+//! The programs that tests run on an engine, defined once for each engine.
 
 use serde_json::{Value, json};
 
@@ -7,15 +7,15 @@ use crate::servers::BUSYBOX;
 /// An engine that tests run on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TestEngine {
-    /// The fake.
+    /// The fake engine.
     Fake,
     /// The machine's Docker Engine.
     Docker,
-    /// A cluster of the machine's.
+    /// A cluster on the machine.
     Kubernetes,
 }
 
-/// What is to be run.
+/// A program to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Script {
     /// Print "hello" and "wörld" on standard output, "oops" on standard error, and exit with code 3.
@@ -40,7 +40,7 @@ pub enum Script {
     Write(Vec<u8>),
     /// Print the value of a variable of the environment.
     Variable(&'static str),
-    /// Append the line "kept" to this file, and print the file; fail if that cannot be done. The fake has no files: it
+    /// Append the line "kept" to this file, and print the file; fail if that is not possible. The fake has no files and
     /// prints the line.
     AppendAndShow(&'static str),
     /// Print this file.
@@ -48,7 +48,7 @@ pub enum Script {
 }
 
 impl TestEngine {
-    /// Its name in the configuration.
+    /// Returns the engine's name in the configuration.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Fake => "fake",
@@ -57,7 +57,7 @@ impl TestEngine {
         }
     }
 
-    /// The variable that configures it.
+    /// Returns the name and the value of the variable that configures the engine.
     pub const fn variable(self) -> (&'static str, &'static str) {
         match self {
             Self::Fake => ("DEPLOYER_ENGINE_FAKE", "fake://"),
@@ -66,28 +66,28 @@ impl TestEngine {
         }
     }
 
-    /// Whether it tells which of the two streams something was written to.
+    /// Returns whether the engine reports which of the two streams an entry was written to.
     pub const fn tells_streams(self) -> bool {
         !matches!(self, Self::Kubernetes)
     }
 
-    /// Whether it keeps a carriage return before a line end. containerd does not.
+    /// Returns whether the engine keeps a carriage return before a line end. containerd does not.
     pub const fn keeps_carriage_returns(self) -> bool {
         !matches!(self, Self::Kubernetes)
     }
 
-    /// Whether it pulls images before an object is made, and runs one by the time it is started. Otherwise it tells how far
-    /// that is by the object's state.
+    /// Returns whether the engine pulls images before it creates an object, and runs the object by the time that the
+    /// start returns. Other engines report this progress in the object's state.
     pub const fn starts_at_once(self) -> bool {
         !matches!(self, Self::Kubernetes)
     }
 
-    /// Whether what runs there has files.
+    /// Returns whether the engine's containers have files.
     pub const fn has_files(self) -> bool {
         matches!(self, Self::Docker | Self::Kubernetes)
     }
 
-    /// The specification that does what `script` says.
+    /// Returns the specification of `script`.
     pub fn specification(self, script: &Script) -> Value {
         match self {
             Self::Docker | Self::Kubernetes => shell(script),
@@ -111,7 +111,7 @@ fn shell(script: &Script) -> Value {
         }
         Script::OutOfMemory => json!({
             "image": BUSYBOX,
-            // containerd begins to listen for it when the command runs already: at first it would go by unheard.
+            // containerd begins to listen for this event when the command runs already; it misses an earlier one.
             "command": ["sh", "-c", "sleep 1; exec tail /dev/zero"],
             "resources": { "limits": { "memory": "16Mi" } },
         }),
@@ -119,7 +119,7 @@ fn shell(script: &Script) -> Value {
         Script::MissingCommand => json!({ "image": BUSYBOX, "command": ["no-such-command"] }),
         Script::Exit(code) => shell(&format!("exit {code}")),
         Script::Write(bytes) => {
-            // As it is where it can be: an argument has at most 128 KiB.
+            // Letters and digits are not escaped, because an argument has at most 128 KiB.
             let escaped = |byte: &u8| match byte {
                 b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => char::from(*byte).to_string(),
                 other => format!("\\{other:03o}"),

@@ -8,10 +8,10 @@ use jwt_simple::prelude::{
 };
 use serde_json::Value;
 
-/// The algorithms of the tokens that the deployer accepts, by their names in a token's header.
+/// The algorithms of the tokens that the deployer accepts, as a token's header names them.
 pub const ALGORITHMS: [&str; 9] = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"];
 
-/// A new key for one algorithm.
+/// A key for one algorithm.
 pub struct SigningKey {
     kid: Option<String>,
     jwk: Value,
@@ -19,7 +19,7 @@ pub struct SigningKey {
     sign: Box<dyn Fn(JWTClaims<Value>) -> Result<String> + Send + Sync>,
 }
 
-/// The keys of jwt-simple are alike, but no trait has all that is needed of them.
+/// Builds a key. This is a macro because no trait has all the methods of jwt-simple's keys that are needed.
 macro_rules! signing_key {
     ($kid:ident, $key:expr, $public:ident => $pem:expr) => {{
         let key = $key;
@@ -34,10 +34,10 @@ macro_rules! signing_key {
 }
 
 impl SigningKey {
-    /// Makes a key for one of [`ALGORITHMS`]. With a `kid` its tokens name it; without they name none.
+    /// Generates a key for one of [`ALGORITHMS`]. The key's tokens name `kid`, if it is given.
     ///
     /// # Errors
-    /// When it is not one of them.
+    /// Fails if the algorithm is not one of them.
     pub fn new(algorithm: &str, kid: Option<&str>) -> Result<Self> {
         const BITS: usize = 2_048;
         Ok(match algorithm {
@@ -54,17 +54,17 @@ impl SigningKey {
         })
     }
 
-    /// The name that its tokens give.
+    /// Returns the key id that the tokens name.
     pub fn kid(&self) -> Option<&str> {
         self.kid.as_deref()
     }
 
-    /// Its public half as a JSON web key.
+    /// Returns the public key as a JSON web key.
     pub fn jwk(&self) -> &Value {
         &self.jwk
     }
 
-    /// Its public half as PEM.
+    /// Returns the public key as PEM.
     pub fn public_key_pem(&self) -> &str {
         &self.pem
     }
@@ -72,7 +72,7 @@ impl SigningKey {
     /// Signs claims.
     ///
     /// # Errors
-    /// When they cannot be written down.
+    /// Fails if the claims cannot be serialized.
     pub fn sign(&self, claims: JWTClaims<Value>) -> Result<String> {
         (self.sign)(claims)
     }

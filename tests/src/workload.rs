@@ -1,9 +1,9 @@
-//! Executions on Docker that prove what became of them: each leaves a line in a file of the host when it runs, with the token
-//! that it was given.
+//! Executions on Docker that prove whether they ran: each writes a line to a file on the host when it runs, with its
+//! token.
 //!
-//! Whatever is killed while they are under way, in the end each has run once (or, if it was stopped or deleted before it
-//! started, at most once) and with its user's token, its state and its logs say so, and neither a container nor a sealed
-//! token is left.
+//! Processes may be killed while the executions are under way. In the end each has run once and with its user's token,
+//! its state and its logs say so, and neither a container nor a sealed token is left. An execution that was stopped or
+//! deleted before its start has run at most once.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -25,33 +25,33 @@ use crate::client::{Client, Execution};
 use crate::deployment::{Deployment, until};
 use crate::servers::{self, BUSYBOX};
 
-/// How long everything may take to come to its end once nothing is killed any more.
+/// Maximum time until everything has ended after the last kill.
 const SETTLES_WITHIN: Duration = Duration::from_secs(120);
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// What is to become of an execution.
+/// The intended end of an execution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// It prints five lines and exits with a code of its own.
+    /// It prints five lines and exits with its own exit code.
     Finish,
-    /// It runs until it is stopped, as soon as it runs.
+    /// It is stopped as soon as it runs.
     Stop,
-    /// It is asked to stop at once.
+    /// It is stopped at once.
     StopAtOnce,
-    /// It runs until it is deleted, as soon as it runs.
+    /// It is deleted as soon as it runs.
     Delete,
     /// It is deleted at once.
     DeleteAtOnce,
 }
 
-/// All of them.
+/// All fates.
 pub const FATES: [Fate; 5] = [Fate::Finish, Fate::Stop, Fate::Delete, Fate::StopAtOnce, Fate::DeleteAtOnce];
 
 /// Executions under way.
 pub struct Workload {
     client: Client,
     folder: PathBuf,
-    /// One that finishes, and one that runs until it is stopped.
+    /// The context whose executions finish, and the context whose executions run until they are stopped.
     contexts: [String; 2],
     runs: Vec<(Fate, Execution)>,
     wishes: JoinSet<Result<()>>,
@@ -59,15 +59,15 @@ pub struct Workload {
 
 const FINISH: &str = "echo run $RENGA_ACCESS_TOKEN >> /proof/$NUMBER; i=0; while [ $i -lt 5 ]; do i=$((i+1)); echo line $i; sleep 0.05; done; \
                       exit $((NUMBER % 7))";
-// Until the trap is set, TERM does nothing to process 1: one that ends by it has written all it would.
+// Process 1 ignores TERM until the trap is set, so a process that ends by TERM has written its whole output.
 const FOREVER: &str =
     "echo run $RENGA_ACCESS_TOKEN >> /proof/$NUMBER; echo started; trap 'exit 143' TERM; while :; do sleep 0.1; done";
 
 impl Workload {
-    /// Makes what executions need. `deployment` must allow `folder` in `DEPLOYER_HOST_PATHS`, and have a `DEPLOYER_SEAL_KEY`.
+    /// Creates the contexts. `deployment` must have a `DEPLOYER_SEAL_KEY`, and `folder` in `DEPLOYER_HOST_PATHS`.
     ///
     /// # Errors
-    /// When the API refuses.
+    /// Fails if the API refuses.
     pub async fn new(deployment: &Deployment, folder: &Path) -> Result<Self> {
         let client = deployment.client.patient(SETTLES_WITHIN);
         let spec = |script: &str| {
@@ -76,7 +76,7 @@ impl Workload {
                 "command": ["sh", "-c", script],
                 "volumes": [
                     { "name": "proof", "hostPath": { "path": folder } },
-                    // Making it is a call of its own to the engine.
+                    // Creating this volume is a separate call to the engine.
                     { "name": "scratch", "emptyDir": {} },
                 ],
                 "volumeMounts": [
@@ -89,10 +89,10 @@ impl Workload {
         Ok(Self { client, folder: folder.to_owned(), contexts, runs: Vec::new(), wishes: JoinSet::new() })
     }
 
-    /// Asks for one more execution.
+    /// Creates one more execution.
     ///
     /// # Errors
-    /// When the API refuses.
+    /// Fails if the API refuses.
     pub async fn post(&mut self, fate: Fate) -> Result<Execution> {
         let number = self.runs.len().to_string();
         let context = &self.contexts[usize::from(fate != Fate::Finish)];
@@ -119,15 +119,15 @@ impl Workload {
         Ok(execution)
     }
 
-    /// How many were asked for.
+    /// Returns the number of all executions.
     pub fn count(&self) -> usize {
         self.runs.len()
     }
 
-    /// How many are not at their end.
+    /// Returns the number of executions that have not ended.
     ///
     /// # Errors
-    /// When the API does not answer.
+    /// Fails if the API does not respond.
     pub async fn under_way(&self) -> Result<usize> {
         let mut count = 0;
         for state in ["pending", "running"] {
@@ -137,11 +137,11 @@ impl Workload {
         Ok(count)
     }
 
-    /// Waits until each is at its end, and checks that it is the right one, that none ran twice, and that no container
+    /// Waits until each execution has ended. Fails unless each has its intended end, none ran twice, and no container
     /// is left.
     ///
     /// # Errors
-    /// What is wrong with which.
+    /// Fails with the execution and its mistake.
     pub async fn settle(mut self, deployment: &Deployment) -> Result<()> {
         while let Some(wish) = self.wishes.join_next().await {
             wish??;
@@ -155,7 +155,7 @@ impl Workload {
             let ran = std::fs::read_to_string(self.folder.join(number.to_string())).unwrap_or_default();
             let checked = self.check(number, *fate, execution, &seen, ran.lines().count()).await;
             checked.with_context(|| format!("{fate:?}, run {number}: {seen:#}"))?;
-            // Not shown where it differs: it is a token, if another's.
+            // The message does not show the line, because another token would be a secret, too.
             let with_token = ran.lines().all(|line| line.strip_prefix("run ") == Some(self.client.token()));
             ensure!(with_token, "{fate:?}, run {number}: it ran without its token");
         }
@@ -176,7 +176,7 @@ impl Workload {
             (Fate::Stop | Fate::StopAtOnce, ("exited", "Stopped")) => {
                 ensure!(ran == 1 || (ran == 0 && fate == Fate::StopAtOnce), "it ran {ran} times");
                 let logs = self.client.logs(execution, "").await?;
-                // Told to end before it had set its trap, it was killed.
+                // A process that gets TERM before it sets its trap is killed.
                 let (code, whole) = (&status["exit_code"], logs == "started\n");
                 ensure!(
                     (*code == 143 && whole) || (*code == 137 && (whole || logs.is_empty())),
@@ -193,7 +193,7 @@ impl Workload {
     }
 }
 
-/// Waits until the execution's phase fits, and returns it.
+/// Waits until the execution's phase fits, and returns the execution.
 async fn phase(client: &Client, execution: &Execution, fits: impl Fn(&str) -> bool) -> Result<Value> {
     let deadline = Instant::now() + SETTLES_WITHIN;
     loop {
@@ -206,7 +206,7 @@ async fn phase(client: &Client, execution: &Execution, fits: impl Fn(&str) -> bo
     }
 }
 
-/// Waits until a command has left its line: it may be recorded as running a moment before it does anything.
+/// Waits until a command has written its line. The execution may be recorded as running a moment before that.
 async fn begun(proof: &Path) -> Result<()> {
     let deadline = Instant::now() + SETTLES_WITHIN;
     while std::fs::metadata(proof).map_or(0, |line| line.len()) == 0 {
@@ -216,7 +216,7 @@ async fn begun(proof: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What was launched, or never will be, has no token waiting for it.
+/// Fails if a sealed token is left: each execution was launched, or never will be.
 async fn no_token_is_left(deployment: &Deployment) -> Result<()> {
     let db = deployment.database()?;
     let left = db.query("SELECT id FROM executions WHERE sealed_token IS NOT NULL", Vec::new()).await?;
@@ -225,10 +225,10 @@ async fn no_token_is_left(deployment: &Deployment) -> Result<()> {
     Ok(())
 }
 
-/// Waits until the machine's Docker Engine has no container of the deployment that is configured so.
+/// Waits until the machine's Docker Engine has no container of the deployment with this configuration.
 ///
 /// # Errors
-/// When there still is one after a while.
+/// Fails if there still is one after a while.
 pub async fn no_container_is_left(deployment: &Environment) -> Result<()> {
     let (docker, filters) = containers(deployment).await?;
     until("no container to be left", async || {
@@ -238,16 +238,16 @@ pub async fn no_container_is_left(deployment: &Environment) -> Result<()> {
     .await
 }
 
-/// Removes the containers of the deployment that is configured so from the machine's Docker Engine.
+/// Removes the containers of the deployment with this configuration from the machine's Docker Engine.
 ///
 /// # Errors
-/// When the engine refuses.
+/// Fails if the engine refuses.
 pub async fn remove_containers(deployment: &Environment) -> Result<()> {
     let (docker, filters) = containers(deployment).await?;
     for container in docker.list_containers(Some(filters)).await? {
         let options = RemoveContainerOptions { force: true, v: true, ..Default::default() };
         match docker.remove_container(&container.id.unwrap_or_default(), Some(options)).await {
-            // A reconciler that has just ended had begun to remove it.
+            // A reconciler that has just ended may have begun to remove the container.
             Ok(()) | Err(Error::DockerResponseServerError { status_code: 404 | 409, .. }) => {}
             Err(error) => return Err(error.into()),
         }
@@ -255,7 +255,7 @@ pub async fn remove_containers(deployment: &Environment) -> Result<()> {
     Ok(())
 }
 
-/// The engine, and how to ask it for this deployment's containers.
+/// Returns the engine, and the options that list this deployment's containers.
 async fn containers(deployment: &Environment) -> Result<(Docker, ListContainersOptions)> {
     let db = NativeDatabase::open(&deployment.database(&mut Vec::new()))?;
     let id = deployment_rows::known_id(&db).await?.context("the deployment has no id")?;

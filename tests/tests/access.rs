@@ -1,4 +1,4 @@
-//! Who may do what: tokens, scopes, owners. Who may not, and tries, is in `attacks`.
+//! Access: tokens, scopes and owners. Attempts to get more access are in `attacks`.
 
 use anyhow::Result;
 use renga_tests::client::{Answer, Client};
@@ -14,7 +14,7 @@ on_each_database! {
 
 const CONTEXTS: &str = "/v1/contexts";
 
-/// What an answer says of the token: nothing, or why it is not believed.
+/// Returns the reason in the challenge of a response. Fails unless the response is a 401 with such a challenge.
 fn challenge(answer: &Answer) -> Result<String> {
     answer.problem(401)?;
     let header = answer.header("www-authenticate");
@@ -35,7 +35,7 @@ async fn keys_of_every_kind_verify() -> Result<()> {
         for key in [issuer.public_key_pem(), issuer.public_key_base64(), wrapped] {
             let deployment = Deployment::without_reconciler(&[("DEPLOYER_JWT_KEY", &key)]).await?;
             let token = issuer.token("alice");
-            // The second time the token is remembered.
+            // The second request finds the token in the token cache.
             for _ in 0..2 {
                 with_token(&deployment.client, &token).await?.json(200)?;
             }
@@ -55,7 +55,7 @@ async fn keys_of_every_kind_verify() -> Result<()> {
 }
 
 #[tokio::test]
-async fn every_endpoint_asks_for_one_token() -> Result<()> {
+async fn every_endpoint_requires_exactly_one_token() -> Result<()> {
     let deployment = Deployment::without_reconciler(&[]).await?;
     let token = deployment.issuer.token("alice");
     let http = reqwest::Client::new();
@@ -90,7 +90,7 @@ async fn every_endpoint_asks_for_one_token() -> Result<()> {
     Ok(())
 }
 
-/// Asks everything there is of one execution and its context.
+/// Sends every request for one execution and its context.
 async fn ask_everything(client: &Client, context: &str, execution: &str) -> Result<Vec<(String, Answer)>> {
     let context = format!("{CONTEXTS}/{context}");
     let executions = format!("{context}/executions");
@@ -112,7 +112,7 @@ async fn ask_everything(client: &Client, context: &str, execution: &str) -> Resu
 }
 
 #[tokio::test]
-async fn shared_access_is_everybodys() -> Result<()> {
+async fn shared_access_lets_every_user_access_everything() -> Result<()> {
     let deployment = Deployment::without_reconciler(&[("DEPLOYER_ACCESS", "shared")]).await?;
     let (alice, bob) = (&deployment.client, deployment.client_of("bob"));
     let execution = alice.run(json!({"image": "busybox"})).await?;

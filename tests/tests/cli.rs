@@ -1,4 +1,4 @@
-//! `renga-deployer` as a person uses it: the real program brings everything up, and its commands run real containers.
+//! `renga-deployer` as a person uses it: the real program starts everything, and its commands run real containers.
 
 use std::net::SocketAddr;
 use std::process::Stdio;
@@ -19,9 +19,9 @@ use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::Instant;
 
-/// How long a stop may take.
+/// Maximum duration of a stop.
 const STOPS_WITHIN: Duration = Duration::from_secs(10);
-/// Counts until it is told to end, and then says so.
+/// A script that counts until it gets TERM, and then prints `told`.
 const COUNT: &str = "trap 'echo told; exit 143' TERM; i=0; while :; do i=$((i+1)); echo $GREETING $i; sleep 0.1; done";
 
 #[tokio::test]
@@ -35,7 +35,7 @@ async fn the_commands_that_up_prints_work_as_printed() -> Result<()> {
         let (run, curl) = (next()?, next()?);
         ensure!(run.ends_with(&format!(" run {BUSYBOX} -- echo hello")), "{run}");
         ensure!(curl.starts_with("curl "), "{curl}");
-        // A second terminal has none of the first one's variables.
+        // A second terminal does not have the first one's variables.
         let (code, out, err) = told(shell(run)).await?;
         ensure!((code, out.as_str()) == (0, "hello\n"), "{code} {out} {err}");
         let (code, out, err) = told(shell(curl)).await?;
@@ -48,7 +48,7 @@ async fn the_commands_that_up_prints_work_as_printed() -> Result<()> {
 }
 
 #[tokio::test]
-async fn run_ends_as_the_container_does() -> Result<()> {
+async fn run_ends_with_the_exit_code_of_the_container() -> Result<()> {
     require!(docker);
     at_a_terminal(async |terminal| {
         let _up = terminal.up().await?;
@@ -77,7 +77,7 @@ async fn run_ends_as_the_container_does() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_container_can_speak_to_the_service_as_its_caller() -> Result<()> {
+async fn a_container_can_call_the_service_with_its_callers_token() -> Result<()> {
     require!(docker);
     at_a_terminal(async |terminal| {
         let up = terminal.up().await?;
@@ -95,7 +95,7 @@ async fn a_container_can_speak_to_the_service_as_its_caller() -> Result<()> {
 }
 
 #[tokio::test]
-async fn what_runs_detached_is_listed_reached_followed_stopped_and_removed() -> Result<()> {
+async fn a_detached_execution_is_listed_reached_followed_stopped_and_removed() -> Result<()> {
     require!(docker);
     at_a_terminal(async |terminal| {
         let _up = terminal.up().await?;
@@ -129,7 +129,7 @@ async fn what_runs_detached_is_listed_reached_followed_stopped_and_removed() -> 
         let page = Client::new(&address, "none is needed");
         until("the container to answer", async || match page.ask(Method::GET, "/").await {
             Ok(answer) if answer.body == "served\n" => Ok(Ok(())),
-            // Until it listens, the engine's proxy takes connections and ends them.
+            // Until the container listens, the engine's proxy accepts connections and closes them.
             seen => Ok(Err(json!(format!("{seen:?}")))),
         })
         .await?;
@@ -193,7 +193,7 @@ async fn containers_outlive_up_and_are_adopted_by_the_next() -> Result<()> {
             ensure!(after["status"][fact] == before["status"][fact], "{fact}: {before:#} {after:#}");
         }
         ensure!(after["status"]["phase"] == "running", "{after:#}");
-        // What it writes from now on is seen by who has followed it all the while.
+        // The follower from before also gets the lines that the container writes from now on.
         let (_, seen, _) = terminal.perform(&["logs", "--tail", "1", id]).await?;
         let now = number(seen.trim_end())?;
         let mut numbers = vec![1];
@@ -216,18 +216,18 @@ async fn containers_outlive_up_and_are_adopted_by_the_next() -> Result<()> {
     .await
 }
 
-/// Where a person sits, with a folder and an address of their own.
+/// A person's terminal, with its own folder and address.
 struct Terminal {
     environment: Environment,
     address: SocketAddr,
     folder: tempfile::TempDir,
 }
 
-/// Runs a test, and sees to it that no container of it is left.
+/// Runs a test, then removes its containers.
 async fn at_a_terminal(test: impl AsyncFnOnce(&Terminal) -> Result<()>) -> Result<()> {
     let terminal = Terminal::open()?;
     let outcome = test(&terminal).await;
-    // What has not ended by now would run for ever.
+    // Containers that have not ended by now would run for ever.
     let removed = remove_containers(&terminal.environment).await;
     outcome.and(removed)
 }
@@ -245,7 +245,7 @@ impl Terminal {
         Ok(Self { environment, address: process::free_address()?, folder })
     }
 
-    /// Starts the service, and waits until it says that it is up.
+    /// Starts the service, and waits until it prints that it is up.
     async fn up(&self) -> Result<Process> {
         let listen = self.address.to_string();
         let line = ["up", "--dev", "--listen", &listen, "--try-image", BUSYBOX];
@@ -263,19 +263,19 @@ impl Terminal {
         Ok(up)
     }
 
-    /// The program with this command line, as in another terminal.
+    /// Returns the program with this command line, as in another terminal.
     fn command(&self, line: &[&str]) -> Result<Command> {
         let mut command = bare(process::deployer()?.as_os_str());
         command.args(line).envs(self.environment.beginning_with("RENGA_"));
         Ok(command)
     }
 
-    /// Its exit code, and what it wrote on standard output and standard error.
+    /// Runs a command line. Returns its exit code, its standard output and its standard error.
     async fn perform(&self, line: &[&str]) -> Result<(i32, String, String)> {
         told(self.command(line)?).await.with_context(|| format!("{line:?}"))
     }
 
-    /// What it prints for programs.
+    /// Runs a command line with JSON output. Returns the JSON, or fails if the exit code is not 0.
     async fn json(&self, line: &[&str]) -> Result<Value> {
         let (code, out, err) = self.perform(&[&["--output", "json"], line].concat()).await?;
         ensure!(code == 0, "{line:?} ended with {code}: {err}");
@@ -283,7 +283,7 @@ impl Terminal {
     }
 }
 
-/// A program with nothing of this process's environment but where programs are.
+/// Returns a command for a program that gets only `PATH` of this process's environment.
 fn bare(program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new(program);
     command.env_clear().current_dir(workspace()).kill_on_drop(true);
@@ -318,13 +318,13 @@ fn lines_of(child: &mut Child) -> Result<Lines<BufReader<ChildStdout>>> {
     Ok(BufReader::new(child.stdout.take().context("its output is read already")?).lines())
 }
 
-/// The next line, as soon as it is written.
+/// Returns the next line, as soon as it is written.
 async fn next(lines: &mut Lines<BufReader<ChildStdout>>) -> Result<String> {
     let line = tokio::time::timeout(PATIENCE, lines.next_line()).await.context("no line is written")??;
     line.context("the output ended")
 }
 
-/// All lines until the output ends.
+/// Returns all lines until the output ends.
 async fn rest(lines: &mut Lines<BufReader<ChildStdout>>) -> Result<Vec<String>> {
     let read = async {
         let mut rest = Vec::new();
@@ -336,7 +336,7 @@ async fn rest(lines: &mut Lines<BufReader<ChildStdout>>) -> Result<Vec<String>> 
     tokio::time::timeout(PATIENCE, read).await.context("the output does not end")?
 }
 
-/// Which line of [`COUNT`]'s it is.
+/// Returns the number in a line of [`COUNT`].
 fn number(line: &str) -> Result<usize> {
     let number = line.strip_prefix("n ").and_then(|number| number.parse().ok());
     number.with_context(|| format!("{line:?} is no line of the container's"))

@@ -1,5 +1,5 @@
-//! Executions over HTTP, where no reconciler runs: what is asked for, what is shown, what is waited for. What it does is
-//! done by hand.
+//! Executions over HTTP without a reconciler: requests, responses and waiting. The tests themselves record what a
+//! reconciler would.
 
 use std::time::{Duration, Instant};
 
@@ -87,7 +87,7 @@ async fn are_asked_for_as_clients_of_the_2018_service_do(deployment: &Deployment
         let made = post(client, &context, body.clone()).await?.json(201)?;
         assert_eq!((&made["engine"], &made["namespace"]), (&json!("docker"), &json!("default")));
     }
-    // No body at all, with and without a media type.
+    // A request without a body, with and without a media type.
     let path = format!("/v1/contexts/{context}/executions");
     client.ask(Method::POST, &path).await?.json(201)?;
     let request = client.request(Method::POST, &path).header("content-type", "application/json");
@@ -161,14 +161,14 @@ async fn are_asked_for_once_for_a_key(deployment: &Deployment) -> Result<()> {
     }
     let listed = client.get("/v1/executions").await?;
     assert_eq!(listed, json!({"executions": [seen[0].0]}), "one row");
-    // What became of it meanwhile is told as well.
+    // A repeated request also returns the current state.
     client.delete(&execution(&seen[0].0)).await?;
     assert_eq!(ask(&one, "once", body.clone()).await?.json(201)?["state"], "unavailable");
     assert_ne!(ask(&one, "twice", body).await?.json(201)?["identifier"], seen[0].0["identifier"]);
     Ok(())
 }
 
-/// The ids of a list and where the next page is.
+/// Returns the ids of a list, and the path of the next page.
 async fn page(client: &Client, path: &str) -> Result<(Vec<String>, Option<String>)> {
     let answer = client.ask(Method::GET, path).await?;
     let body = answer.json(200)?;
@@ -261,7 +261,7 @@ async fn are_deleted_once_and_for_all(deployment: &Deployment) -> Result<()> {
     assert_eq!(client.get(&pending.path).await?, deleted);
     assert_eq!(client.get("/v1/executions").await?, json!({"executions": [deleted]}), "the row stays");
     client.ask(Method::GET, &format!("{}/logs", pending.path)).await?.problem(404)?;
-    // At once, although it has not started.
+    // The response is immediate, although the execution has not started.
     assert_eq!(client.get(&format!("{}/ports", pending.path)).await?, json!({"ports": []}));
 
     let running = client.run(json!({"image": "a"})).await?;
@@ -285,7 +285,7 @@ async fn are_stopped_before_they_start(deployment: &Deployment) -> Result<()> {
     Ok(())
 }
 
-/// Does what a reconciler would to the only execution that is not yet running, once it is asked for.
+/// Waits for the only pending execution, and does to it what a reconciler would.
 async fn when_asked_for(deployment: &Deployment, act: impl AsyncFnOnce(Hand) -> Result<()>) -> Result<()> {
     let asked = until("an execution to be asked for", async || {
         let seen = deployment.client.get("/v1/executions?state=pending").await?;
@@ -304,7 +304,7 @@ async fn are_waited_for(deployment: &Deployment) -> Result<()> {
         let request = client.request(Method::POST, &path).header("Prefer", prefer).json(&json!({}));
         client.send(request).await
     };
-    // Long enough for a busy machine: it is not used up.
+    // Long enough for a busy machine; the wait ends earlier.
     let (answer, acted) =
         tokio::join!(ask("respond-async, wait=40"), when_asked_for(deployment, async |hand| hand.run("[]").await));
     acted?;
@@ -335,7 +335,7 @@ async fn have_ports_that_are_waited_for(deployment: &Deployment) -> Result<()> {
     let path = format!("{}/ports", asked.path);
     let port = json!({"specified": "80", "host": "127.0.0.1", "exposed": "32768", "protocol": "TCP"});
     let hand = Hand::on(deployment.database()?, &asked).await?;
-    // The question is there before the answer is.
+    // The ports are requested before they are recorded.
     let (ports, ran) = tokio::join!(client.get(&path), async {
         hand.explain("PullingImage", "Pulling the image.").await?;
         hand.run(&json!([port]).to_string()).await

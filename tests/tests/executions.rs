@@ -1,4 +1,4 @@
-//! Executions, all the way: HTTP → component → SQL → reconciler → engine, on both databases and every engine.
+//! Executions from end to end: HTTP → component → SQL → reconciler → engine, on both databases and every engine.
 
 use anyhow::{Context as _, Result, ensure};
 use renga_tests::deployment::{Deployment, until};
@@ -8,7 +8,7 @@ use renga_tests::{require, servers};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-/// One test function for each database and engine; what the machine lacks is said loudly.
+/// Defines each test once per database and engine. Reports loudly what the machine does not have.
 macro_rules! everywhere {
     ($($test:ident),+ $(,)?) => {
         mod sqlite_fake { $(#[tokio::test] async fn $test() -> anyhow::Result<()> {
@@ -102,7 +102,7 @@ async fn prints_and_exits_3(deployment: &Deployment, engine: TestEngine) -> Resu
 async fn serves_on_its_port(deployment: &Deployment, engine: TestEngine) -> Result<()> {
     let client = &deployment.client;
     let execution = client.run(engine.specification(&Script::Serve)).await?;
-    // Asked once, right after the POST, as old clients do.
+    // The ports are requested once, right after the POST, as old clients do.
     let ports = client.get(&format!("{}/ports", execution.path)).await?;
     let port = &ports["ports"][0];
     ensure!(port["specified"] == "8080" && port["protocol"] == "TCP" && port["host"].is_string(), "{ports}");
@@ -134,7 +134,7 @@ async fn fails_with(deployment: &Deployment, spec: Value, reason: &str) -> Resul
 
 async fn reports_an_image_that_does_not_exist(deployment: &Deployment, engine: TestEngine) -> Result<()> {
     let execution = deployment.client.run(engine.specification(&Script::MissingImage)).await?;
-    // A registry that does not answer may come back, one that has no such image will not.
+    // A pull is retried if the registry does not respond, and refused if the registry does not have the image.
     until("the missing image to be told", async || {
         let seen = deployment.client.get(&execution.path).await?;
         let reason = seen["status"]["reason"].as_str().unwrap_or_default();
@@ -186,7 +186,7 @@ async fn is_gone(deployment: &Deployment, execution: &renga_tests::client::Execu
     Ok(())
 }
 
-/// Whether the machine's Docker Engine has the object of an execution.
+/// Returns whether the machine's Docker Engine has the object of an execution.
 async fn docker_has(execution: &renga_tests::client::Execution) -> Result<bool> {
     let docker = servers::docker().await?;
     Ok(docker.inspect_container(&format!("renga-{}", execution.id), None).await.is_ok())

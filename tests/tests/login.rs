@@ -1,4 +1,4 @@
-//! `renga-deployer login` at a real Keycloak, by a browser and by a device code, and what the service then makes of it.
+//! `renga-deployer login` at a real Keycloak, with a browser and with a device code, and the service afterwards.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -39,13 +39,13 @@ async fn deployment(realm: &Realm) -> Result<Deployment> {
     Deployment::without_reconciler(&variables).await
 }
 
-/// Logs in as alice would, with whatever address the program shows last.
+/// Logs in as alice, at the address that the program shows.
 async fn log_in(deployment: &Deployment, realm: &Realm, state: &Path, how: &[&str]) -> Result<()> {
     let issuer = realm.issuer();
     let line = [&["login", "--url", deployment.client.base(), "--issuer", &issuer], how].concat();
     let mut child = program(state, &line)?.spawn()?;
     let mut lines = BufReader::new(child.stderr.take().context("no standard error")?).lines();
-    // By a device code it shows two; the second has the code in it.
+    // With a device code, the program shows two addresses; the second contains the code.
     let marks = if how == ["--device"] { "user_code=" } else { "code_challenge=" };
     let address = loop {
         let line = tokio::time::timeout(PATIENCE, lines.next_line()).await.context("it shows nothing")??;
@@ -61,7 +61,7 @@ async fn log_in(deployment: &Deployment, realm: &Realm, state: &Path, how: &[&st
     Ok(())
 }
 
-/// Whether the commands are logged in, and the service and `token check` agree that they are.
+/// Fails unless the commands are logged in, `token check` accepts the token, and the service demands one.
 async fn works(deployment: &Deployment, realm: &Realm, state: &Path) -> Result<()> {
     let listed = program(state, &["ps"])?.output().await?;
     ensure!(listed.status.success(), "{listed:?}");
@@ -82,7 +82,7 @@ fn program(state: &Path, line: &[&str]) -> Result<Command> {
     Ok(command)
 }
 
-/// What of a browser it takes to fill in Keycloak's forms.
+/// The parts of a browser that are needed to fill in Keycloak's forms.
 struct Browser {
     http: reqwest::Client,
     cookies: BTreeMap<String, String>,
@@ -90,17 +90,17 @@ struct Browser {
 
 impl Browser {
     fn new() -> Result<Self> {
-        // Installs the provider of cryptography that reqwest wants.
+        // Installs the cryptography provider that reqwest needs.
         drop(renga_tests::client::http());
         Ok(Self { http: reqwest::Client::builder().redirect(Policy::none()).build()?, cookies: BTreeMap::new() })
     }
 
-    /// Fills in one form after another, until there is none. Returns what is shown then.
+    /// Fills in one form after another, until there is none. Returns the last page.
     async fn log_in(&mut self, address: &str) -> Result<String> {
         let (mut url, mut page) = self.go(Method::GET, Url::parse(address)?, None).await?;
         for _ in 0..4 {
             let Some(action) = attribute(&page, "<form", "action") else { return Ok(page) };
-            // A form without a password asks whether the client may have what it wants.
+            // A form without a password asks for consent to what the client requests.
             let fields: &[(&str, &str)] = if page.contains("name=\"password\"") {
                 &[("username", "alice"), ("password", "alice-pw")]
             } else {
@@ -116,7 +116,7 @@ impl Browser {
         bail!("there is no end of forms; the last: {page}")
     }
 
-    /// Loads a page, wherever it leads.
+    /// Loads a page, and follows its redirects.
     async fn go(&mut self, method: Method, url: Url, body: Option<String>) -> Result<(Url, String)> {
         let (mut method, mut url, mut body) = (method, url, body);
         for _ in 0..10 {
@@ -144,7 +144,7 @@ impl Browser {
     }
 }
 
-/// The value of an attribute after `mark` in a page.
+/// Returns the value of the attribute `name` after `mark` in a page.
 fn attribute(page: &str, mark: &str, name: &str) -> Option<String> {
     let rest = page.split_once(mark)?.1;
     let value = rest.split_once(&format!("{name}=\""))?.1.split_once('"')?.0;

@@ -1,4 +1,4 @@
-//! Logs over HTTP: read as they are stored, followed as they are written. What is written is written by hand.
+//! Logs over HTTP: stored logs are read, and new logs are followed. The tests write the logs themselves.
 
 use std::time::Duration;
 
@@ -48,7 +48,7 @@ async fn are_read_as_they_were_written(deployment: &Deployment) -> Result<()> {
     hand.write(&[(Stdout, START + 4 * SECOND, &whale[2..]), (Stdout, START + 5 * SECOND, b"\n\xff\x00 end")]).await?;
     let all = [&b"one\ntwoopso\n again\n"[..], whale, b"\n\xff\x00 end"].concat();
     assert_eq!(bytes(deployment, &execution, "").await?, all);
-    // By microseconds: what was written at that very instant is in.
+    // `since` has a precision of microseconds, and includes an entry of exactly that time.
     for (since, expected) in [
         ("2017-07-14T02:40:00Z", &all[..]),
         ("2017-07-14T04:40:01+02:00", &all[10..]),
@@ -59,7 +59,7 @@ async fn are_read_as_they_were_written(deployment: &Deployment) -> Result<()> {
         let read = bytes(deployment, &execution, &format!("?since={since}")).await?;
         assert_eq!(read, expected, "{since}: {}", String::from_utf8_lossy(&read));
     }
-    // A time begins each line of either stream, once.
+    // Each line of either stream begins with a timestamp, once.
     let timed = "2017-07-14T02:40:00.000000000Z one\n2017-07-14T02:40:00.000000000Z tw\
                  2017-07-14T02:40:00.000000001Z oopso\n again\n2017-07-14T02:40:03.000000000Z ";
     let read = bytes(deployment, &execution, "?timestamps=true").await?;
@@ -161,7 +161,7 @@ async fn follow(deployment: &Deployment, execution: &Execution, query: &str) -> 
     Ok(answer)
 }
 
-/// What arrives next; `None` at the end.
+/// Returns the next chunk, or `None` at the end.
 async fn next(answer: &mut Response) -> Result<Option<String>> {
     let chunk = tokio::time::timeout(PATIENCE, answer.chunk()).await.context("nothing arrives")??;
     Ok(chunk.map(|chunk| String::from_utf8_lossy(&chunk).into_owned()))
@@ -175,7 +175,7 @@ async fn are_followed_as_they_are_written(deployment: &Deployment) -> Result<()>
     let mut none = follow(deployment, &execution, "&tail=0").await?;
     assert_eq!(next(&mut all).await?.as_deref(), Some("one\ntwo\n"));
     assert_eq!(next(&mut last).await?.as_deref(), Some("2017-07-14T02:40:00.000000001Z two\n"));
-    // Each arrives before the next is written: nothing is held back.
+    // Each line arrives before the next is written, so nothing is held back.
     for number in 3..10 {
         let line = format!("{number}\n");
         hand.print(&line).await?;
@@ -211,7 +211,7 @@ async fn are_followed_until_the_execution_ends(deployment: &Deployment) -> Resul
     Ok(())
 }
 
-/// Were what is read kept for who does not take it, these would be more than an instance's memory.
+/// These logs exceed an instance's memory, so the test fails if the API buffers them for slow readers.
 async fn are_read_by_many_who_are_slow(deployment: &Deployment) -> Result<()> {
     const CHUNK: usize = 512 << 10;
     const CHUNKS: usize = 60;
@@ -241,16 +241,16 @@ async fn are_read_by_many_who_are_slow(deployment: &Deployment) -> Result<()> {
     Ok(())
 }
 
-/// How often anything was asked of a database, as PostgreSQL counts it.
+/// Returns the number of transactions that PostgreSQL has counted in a database.
 async fn statements(watcher: &renga_reconciler::db::NativeDatabase, database: &str) -> Result<i64> {
     let name = database.rsplit('/').next().unwrap_or_default();
     let sql = "SELECT xact_commit FROM pg_stat_database WHERE datname = $1::text";
     Ok(watcher.query(sql, vec![name.into()]).await?.first_mut().context("no such database")?.integer()?)
 }
 
-/// Nothing is written meanwhile, so that it is not the writing that fails.
+/// Nothing is written meanwhile, so that the API cannot detect the closed connection by a failed write.
 #[tokio::test]
-async fn are_no_longer_looked_for_when_the_follower_left() -> Result<()> {
+async fn logs_are_not_queried_after_the_follower_has_left() -> Result<()> {
     let postgres = require!(postgres);
     let database = postgres.create_database().await?;
     let watcher = postgres.create_database().await?;
@@ -265,7 +265,7 @@ async fn are_no_longer_looked_for_when_the_follower_left() -> Result<()> {
     })
     .await?;
     drop(answer);
-    // A follower makes a dozen statements a second, and the server counts them within one.
+    // A follower runs a dozen statements per second, and the server counts them within a second.
     until("nobody to look any more", async || {
         tokio::time::sleep(Duration::from_secs(3)).await;
         let now = statements(&watcher, &database).await?;

@@ -1,4 +1,4 @@
-//! Tokens of an OpenID Connect issuer whose keys are discovered: a real Keycloak signs, a double misbehaves.
+//! Tokens of an OpenID Connect issuer whose keys are discovered: a real Keycloak signs, and a double misbehaves.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use serde_json::json;
 const CONTEXTS: &str = "/v1/contexts";
 const RESOURCE_MANAGER_SCOPE: &str = "https://rm.datascience.ch/scope";
 
-/// An API that knows its issuer by name alone.
+/// Starts an API that has only the name of its issuer, and no key.
 async fn discovering(issuer: &str, further: &[(&str, &str)]) -> Result<Deployment> {
     let variables = [&[("DEPLOYER_JWT_KEY", ""), ("DEPLOYER_JWT_ISSUER", issuer)], further].concat();
     Deployment::without_reconciler(&variables).await
@@ -45,7 +45,7 @@ fn told_to_come_back(answer: &Answer) -> Result<()> {
     Ok(())
 }
 
-/// Asks until the token is answered with `status`.
+/// Sends the token until the response has `status`.
 async fn until_answered(deployment: &Deployment, token: &str, status: u16) -> Result<()> {
     until(&format!("an answer with {status}"), async || {
         let answer = ask(deployment, token).await?;
@@ -55,7 +55,7 @@ async fn until_answered(deployment: &Deployment, token: &str, status: u16) -> Re
 }
 
 #[tokio::test]
-async fn keycloaks_tokens_are_accepted_whatever_they_are_signed_with() -> Result<()> {
+async fn keycloaks_tokens_are_accepted_with_every_algorithm() -> Result<()> {
     let realm = require!(keycloak).realm();
     let deployment = discovering(&realm.issuer(), &[]).await?;
     for algorithm in ALGORITHMS {
@@ -74,7 +74,7 @@ async fn keycloaks_tokens_are_accepted_whatever_they_are_signed_with() -> Result
 }
 
 #[tokio::test]
-async fn keycloaks_scopes_decide_under_either_claim() -> Result<()> {
+async fn keycloaks_scopes_are_read_from_either_claim() -> Result<()> {
     let realm = require!(keycloak).realm();
     for claim in ["scope", RESOURCE_MANAGER_SCOPE] {
         let deployment = discovering(&realm.issuer(), &[("DEPLOYER_TOKEN_SCOPE_KEY", claim)]).await?;
@@ -133,12 +133,12 @@ async fn a_token_must_be_for_the_audience_that_is_configured() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_key_that_its_issuer_withdraws_stops_working_when_the_keys_are_old() -> Result<()> {
+async fn a_withdrawn_key_stops_working_when_the_known_keys_expire() -> Result<()> {
     let issuer = IssuerDouble::start().await?;
     issuer.set_cache_control(Some("public, max-age=1"));
     let first = issuer.add_key("ES256", "first")?;
     let deployment = discovering(&issuer.issuer(), &[]).await?;
-    // Verified once and remembered, which must not outlast the key.
+    // The token is now in the token cache. It must not outlast its key there.
     let old = issuer.token(&first, "alice")?;
     ask(&deployment, &old).await?.json(200)?;
 
@@ -155,12 +155,12 @@ async fn a_key_that_its_issuer_withdraws_stops_working_when_the_keys_are_old() -
 }
 
 #[tokio::test]
-async fn keys_are_not_asked_for_again_while_they_are_fresh() -> Result<()> {
+async fn fresh_keys_are_not_fetched_again() -> Result<()> {
     let issuer = IssuerDouble::start().await?;
     issuer.set_cache_control(Some("max-age=300"));
     let key = issuer.add_key("ES256", "first")?;
     let deployment = discovering(&issuer.issuer(), &[]).await?;
-    // Each subject's token is another one, and so verified anew.
+    // Each subject has a different token, so each token is verified.
     for subject in 0..40 {
         ask(&deployment, &issuer.token(&key, &format!("user-{subject}"))?).await?.json(200)?;
     }
@@ -169,10 +169,10 @@ async fn keys_are_not_asked_for_again_while_they_are_fresh() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_burst_of_first_requests_asks_for_the_keys_once() -> Result<()> {
+async fn a_burst_of_first_requests_fetches_the_keys_once() -> Result<()> {
     let issuer = IssuerDouble::start().await?;
     let key = issuer.add_key("ES256", "first")?;
-    // Long enough that all requests are there before the keys are.
+    // Long enough that all requests arrive before the keys do.
     issuer.set_fault(Document::Keys, Some(Fault::Slow(Duration::from_millis(500))));
     let deployment = discovering(&issuer.issuer(), &[]).await?;
     let tokens: Vec<String> =
@@ -213,7 +213,7 @@ async fn unknown_keys_cost_the_issuer_one_request_a_minute() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_known_key_verifies_its_own_signatures_alone() -> Result<()> {
+async fn a_known_key_verifies_only_its_own_signatures() -> Result<()> {
     let issuer = IssuerDouble::start().await?;
     for (algorithm, other) in [("ES256", "ES256"), ("EdDSA", "ES256"), ("RS256", "PS256")] {
         let key = issuer.add_key(algorithm, algorithm)?;
@@ -229,7 +229,7 @@ async fn a_known_key_verifies_its_own_signatures_alone() -> Result<()> {
 }
 
 #[tokio::test]
-async fn keys_that_are_known_go_on_while_the_issuer_is_down() -> Result<()> {
+async fn known_keys_still_verify_while_the_issuer_is_down() -> Result<()> {
     let mut issuer = IssuerDouble::start().await?;
     issuer.set_cache_control(Some("max-age=300"));
     let key = issuer.add_key("ES256", "first")?;
@@ -243,7 +243,7 @@ async fn keys_that_are_known_go_on_while_the_issuer_is_down() -> Result<()> {
 }
 
 #[tokio::test]
-async fn without_keys_an_issuer_that_is_down_is_told_and_asked_again() -> Result<()> {
+async fn without_keys_an_unreachable_issuer_is_reported_and_asked_again() -> Result<()> {
     let mut issuer = IssuerDouble::start().await?;
     let key = issuer.add_key("ES256", "first")?;
     let deployment = discovering(&issuer.issuer(), &[]).await?;
@@ -260,9 +260,9 @@ async fn without_keys_an_issuer_that_is_down_is_told_and_asked_again() -> Result
 }
 
 #[tokio::test]
-async fn an_issuer_that_answers_badly_is_not_believed() -> Result<()> {
+async fn invalid_responses_of_an_issuer_are_rejected() -> Result<()> {
     use Document::{Discovery, Keys};
-    // It has a key of the same name, whose tokens must not pass.
+    // The stranger has a key with the same id. Its tokens must not pass.
     let stranger = IssuerDouble::start().await?;
     let strange = stranger.add_key("ES256", "first")?;
     let elsewhere = |path: &str| Fault::Redirect(format!("{}{path}", stranger.issuer()));
@@ -298,7 +298,7 @@ async fn an_issuer_that_answers_badly_is_not_believed() -> Result<()> {
     Ok(())
 }
 
-/// What one host fetched, another finds in the database.
+/// Fails unless a host finds the keys that another host has fetched in the database.
 async fn hosts_share_keys(database: &str) -> Result<()> {
     let issuer = IssuerDouble::start().await?;
     issuer.set_cache_control(Some("max-age=300"));

@@ -1,4 +1,4 @@
-//! `renga-reconciler` as processes of its own: several on one database, and what operators ask of each.
+//! `renga-reconciler` as separate processes: several on one database, and what an operator needs of each.
 
 use std::path::Path;
 use std::time::Duration;
@@ -16,19 +16,19 @@ use reqwest::{Method, StatusCode};
 use serde_json::json;
 use tokio::time::Instant;
 
-/// How long a reconciler may take until it is ready.
+/// Maximum time until a reconciler is ready.
 const READY_WITHIN: Duration = Duration::from_secs(2);
-/// How long a stop may take.
+/// Maximum duration of a stop.
 const STOPS_WITHIN: Duration = Duration::from_secs(10);
-/// The lease where one is to end, and what telling that may take on a busy machine.
+/// The lease in the test in which one expires, and the maximum time until that is noticed on a busy machine.
 const LEASE: Duration = Duration::from_secs(2);
 const LEASE_SEEN_WITHIN: Duration = Duration::from_secs(4);
-/// The most executions that are asked for until both reconcilers have some.
+/// Maximum number of executions that are created until both reconcilers have some.
 const ENOUGH: usize = 40;
-/// The lines of one that counts: it is under way for longer than a lease.
+/// Number of lines that a counting execution writes: it runs for longer than a lease.
 const LINES: usize = 80;
 
-/// One test function for each database; what the machine lacks is said loudly.
+/// Defines each test once per database. Reports loudly what the machine does not have.
 macro_rules! on_both {
     ($($test:ident),+ $(,)?) => {
         mod sqlite { $(#[tokio::test] async fn $test() -> anyhow::Result<()> {
@@ -56,7 +56,7 @@ async fn run(database: Option<String>, test: impl AsyncFnOnce(&Deployment) -> Re
     }
     let deployment = Deployment::unmigrated(&variables).await?;
     let outcome = test(&deployment).await;
-    // What a failed test leaves would run for ever.
+    // Containers that a failed test leaves would run for ever.
     let removed = remove_containers(&deployment.environment).await;
     outcome.and(removed)
 }
@@ -65,7 +65,7 @@ async fn share_the_work_and_take_over_from_one_that_was_killed(deployment: &Depl
     let client = &deployment.client;
     let mut environment = deployment.environment.clone();
     environment.set("DEPLOYER_LEASE", LEASE.as_secs().to_string());
-    // Both find a database without a schema.
+    // Both reconcilers find a database without a schema.
     let begin = |name: &str| Reconciler::begin(&environment, &deployment.folder().join(name));
     let (first, second) = (begin("first.log")?, begin("second.log")?);
     let (first, second) = (first.ready().await?, second.ready().await?);
@@ -95,7 +95,7 @@ async fn share_the_work_and_take_over_from_one_that_was_killed(deployment: &Depl
     .await?;
     ensure!(killed.elapsed() < LEASE_SEEN_WITHIN, "it took {:?}", killed.elapsed());
 
-    // Each line once and in order: each ran once, and was looked after to its end.
+    // Each line is there once and in order, so each execution ran once and was reconciled to its end.
     let expected: String = (1..=LINES).map(|line| format!("line {line}\n")).collect();
     for execution in &executions {
         let ended = client.wait_for(execution, &["exited", "failed", "lost"]).await?;
@@ -111,7 +111,7 @@ async fn share_the_work_and_take_over_from_one_that_was_killed(deployment: &Depl
 
 async fn hand_over_at_once_when_they_are_stopped(deployment: &Deployment) -> Result<()> {
     let client = &deployment.client;
-    // With the usual lease, which is far longer than what is waited for here.
+    // The usual lease is far longer than the time limits of this test.
     let begin = |name: &str| Reconciler::begin(&deployment.environment, &deployment.folder().join(name));
     let mut first = begin("first.log")?.ready().await?;
     let context = client.context(TestEngine::Docker.specification(&Script::Sleep)).await?;
@@ -171,7 +171,7 @@ async fn end_in_time_although_a_container_takes_longer_to_stop(deployment: &Depl
 }
 
 #[tokio::test]
-async fn tell_operators_how_they_are() -> Result<()> {
+async fn serve_their_health_and_the_documented_metrics() -> Result<()> {
     let deployment = Deployment::without_reconciler(&[("DEPLOYER_ENGINE_FAKE", "fake://")]).await?;
     let client = &deployment.client;
     let reconciler = Reconciler::begin(&deployment.environment, &deployment.folder().join("log"))?.ready().await?;
@@ -191,13 +191,13 @@ async fn tell_operators_how_they_are() -> Result<()> {
         let found = metrics.body.lines().any(|line| line.starts_with(name));
         ensure!(found, "no {name} in\n{}", metrics.body);
     }
-    // The first may have ended before it was seen to run.
+    // The first execution may have ended before the reconciler saw it running.
     ensure!((1..=2).contains(&reconciler.started().await?), "{}", metrics.body);
     Ok(())
 }
 
 #[tokio::test]
-async fn are_alive_but_not_ready_while_the_database_is_away() -> Result<()> {
+async fn are_alive_but_not_ready_while_the_database_is_unreachable() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let (nobody, address) = (process::free_address()?, process::free_address()?);
     let environment = environment(&[
@@ -222,7 +222,7 @@ async fn are_alive_but_not_ready_while_the_database_is_away() -> Result<()> {
 }
 
 #[tokio::test]
-async fn opens_as_many_files_as_its_administrator_allows() -> Result<()> {
+async fn raises_its_limit_of_open_files_to_the_hard_limit() -> Result<()> {
     let deployment = Deployment::without_reconciler(&[]).await?;
     let program = process::reconciler()?.to_str().context("a path of text")?;
     let limited = ["-c", "ulimit -S -n 200 && ulimit -H -n 3000 && exec \"$0\"", program];
@@ -236,7 +236,7 @@ async fn opens_as_many_files_as_its_administrator_allows() -> Result<()> {
 }
 
 #[tokio::test]
-async fn migrate_and_exit_when_told_to_also_two_at_once() -> Result<()> {
+async fn migrate_and_exit_on_request_also_two_at_once() -> Result<()> {
     let deployment = Deployment::unmigrated(&[]).await?;
     let client = &deployment.client;
     client.ask(Method::GET, "/v1/contexts").await?.problem(503)?;
@@ -257,7 +257,7 @@ async fn migrate_and_exit_when_told_to_also_two_at_once() -> Result<()> {
 }
 
 #[tokio::test]
-async fn end_with_2_and_everything_that_is_wrong_with_the_configuration() -> Result<()> {
+async fn exit_with_2_and_report_every_configuration_mistake() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let environment = environment(&[
         ("SQLALCHEMY_DATABASE_URI", "mysql://ada:hunter2@db/deployer"),
@@ -289,22 +289,22 @@ struct Beginning {
     begin: Instant,
 }
 
-/// One that is ready.
+/// A reconciler that is ready.
 struct Reconciler {
     process: Process,
-    /// Asks it what operators do.
+    /// A client of the endpoints for operators.
     operator: Client,
 }
 
 impl Reconciler {
     fn begin(environment: &Environment, log: &Path) -> Result<Beginning> {
-        // Built before it counts.
+        // The program is built before the time is measured.
         let program = process::reconciler()?;
         let begin = Instant::now();
         Ok(Beginning { process: Process::start(program, &[], environment, log)?, begin })
     }
 
-    /// How many executions it has seen start.
+    /// Returns the number of executions that the reconciler saw start.
     async fn started(&self) -> Result<u64> {
         let metrics = self.operator.ask(Method::GET, "/metrics").await?;
         let count =
@@ -314,7 +314,7 @@ impl Reconciler {
 }
 
 impl Beginning {
-    /// Waits until it says so, and checks that it was soon.
+    /// Waits until the reconciler is ready. Fails if that takes longer than `READY_WITHIN`.
     async fn ready(mut self) -> Result<Reconciler> {
         let address = self.process.metrics_address().await?;
         let operator = Client::new(&format!("http://{address}"), "none is needed");

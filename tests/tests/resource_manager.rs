@@ -1,4 +1,4 @@
-//! Decisions that are the resource manager's.
+//! Authorization decisions of the resource manager.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ const READ_CONTEXTS: &str = "deployer:contexts_read";
 const WRITE_CONTEXTS: &str = "deployer:contexts_write";
 const READ_EXECUTIONS: &str = "deployer:executions_read";
 const WRITE_EXECUTIONS: &str = "deployer:executions_write";
-/// Whatever the manager does, a client is answered within this, less what a loaded machine adds.
+/// Maximum time until a client is answered, whatever the manager does. It includes an allowance for a busy machine.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
 
 struct Setting {
@@ -28,7 +28,7 @@ impl Setting {
             ("RESOURCE_MANAGER_URL", &manager.url()),
             ("DEPLOYER_JWT_KEY", &manager.public_key()),
             ("DEPLOYER_JWT_ISSUER", ResourceManager::NAME),
-            // The default: the claim that the manager states its scopes in.
+            // Empty for the default: the claim that contains the manager's scopes.
             ("DEPLOYER_TOKEN_SCOPE_KEY", ""),
         ])
         .await?;
@@ -41,7 +41,7 @@ impl Setting {
 }
 
 #[tokio::test]
-async fn every_endpoint_asks_for_what_it_needs_on_what_its_path_names() -> Result<()> {
+async fn every_endpoint_requests_its_scopes_for_the_ids_in_its_path() -> Result<()> {
     let setting = Setting::new().await?;
     let alice = setting.client("alice");
     let context = alice.context(json!({ "image": "busybox" })).await?;
@@ -70,7 +70,7 @@ async fn every_endpoint_asks_for_what_it_needs_on_what_its_path_names() -> Resul
         let expected = json!({ "scope": scopes, "service_claims": { "claims": claims } });
         ensure!(asked == [expected.clone()], "{method} {path}: {asked:?} is not {expected}");
     }
-    // What was granted for a stop is as good for a deletion, and what was granted for the logs as good for the ports.
+    // A grant for a stop also covers a deletion, and a grant for the logs also covers the ports.
     alice.ask(Method::DELETE, &execution.path).await?.json(200)?;
     alice.ask(Method::GET, &format!("{}/ports", execution.path)).await?.json(200)?;
     ensure!(setting.manager.asked().is_empty(), "asked again for what was granted");
@@ -91,7 +91,7 @@ async fn grants_decide_in_place_of_ownership() -> Result<()> {
     let refused = setting.client("carol").ask(Method::GET, &path).await?;
     refused.problem(403)?;
     ensure!(refused.header("www-authenticate").contains(READ_CONTEXTS), "{refused:?}");
-    // What she lacks now she may be given at any time.
+    // A refusal is not cached, because the user may get the missing scope at any time.
     setting.manager.let_hold("carol", &[READ_CONTEXTS]);
     setting.client("carol").ask(Method::GET, &path).await?.json(200)?;
     let post = setting.client("carol").post("/v1/contexts", &json!({ "image": "busybox" })).await?;
@@ -103,7 +103,7 @@ async fn grants_decide_in_place_of_ownership() -> Result<()> {
 }
 
 #[tokio::test]
-async fn what_is_granted_serves_that_user_thing_and_scope_alone() -> Result<()> {
+async fn a_grant_covers_only_its_user_resource_and_scope() -> Result<()> {
     let setting = Setting::new().await?;
     let alice = setting.client("alice");
     let mut paths = Vec::new();
@@ -114,7 +114,7 @@ async fn what_is_granted_serves_that_user_thing_and_scope_alone() -> Result<()> 
     for _ in 0..3 {
         alice.ask(Method::GET, &paths[0]).await?.json(200)?;
     }
-    // Each instance of the API remembers for itself; one after another, the same one answers.
+    // Each instance of the API has its own cache. The same instance answers requests that follow each other.
     ensure!(setting.manager.asked().len() == 1, "a grant is not remembered");
     alice.ask(Method::GET, &paths[1]).await?.json(200)?;
     ensure!(setting.manager.asked().len() == 1, "what was granted on one thing served another");
@@ -127,7 +127,7 @@ async fn what_is_granted_serves_that_user_thing_and_scope_alone() -> Result<()> 
 }
 
 #[tokio::test]
-async fn a_grant_is_not_believed_past_its_expiry() -> Result<()> {
+async fn an_expired_grant_is_not_accepted() -> Result<()> {
     let setting = Setting::new().await?;
     let alice = setting.client("alice");
     setting.manager.set_lifetime(2);
@@ -150,7 +150,7 @@ async fn a_grant_is_not_believed_past_its_expiry() -> Result<()> {
 }
 
 #[tokio::test]
-async fn things_are_named_by_their_vertices() -> Result<()> {
+async fn resources_are_named_by_their_vertices() -> Result<()> {
     let setting = Setting::new().await?;
     let alice = setting.client("alice");
     let spec = json!({ "image": "busybox", "labels": ["renga.execution_context.vertex_id=1234"] });
@@ -169,7 +169,7 @@ async fn things_are_named_by_their_vertices() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_manager_that_does_not_decide_lets_nobody_in() -> Result<()> {
+async fn without_a_valid_decision_access_is_refused() -> Result<()> {
     let setting = Setting::new().await?;
     let context = setting.client("alice").context(json!({ "image": "busybox" })).await?;
     let path = format!("/v1/contexts/{context}");
@@ -204,7 +204,7 @@ async fn a_manager_that_does_not_decide_lets_nobody_in() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_manager_that_is_away_is_503() -> Result<()> {
+async fn an_unreachable_manager_is_answered_with_503() -> Result<()> {
     let Setting { manager, deployment } = Setting::new().await?;
     drop(manager);
     let begin = Instant::now();
@@ -215,7 +215,7 @@ async fn a_manager_that_is_away_is_503() -> Result<()> {
     deployment.leave().await
 }
 
-/// A problem that tells nothing internal, and when to try again.
+/// Fails unless the response is a problem without internal details, and says when to retry if it is a 503.
 fn checked(answer: &Answer, status: u16) -> Result<()> {
     let problem = answer.problem(status)?.to_string();
     ensure!(!problem.contains("secret") && !problem.contains("127.0.0.1"), "{problem}");

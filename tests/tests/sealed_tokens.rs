@@ -1,5 +1,5 @@
-//! The caller's token on its way to the container, all the way on Docker: sealed in the row until the launch, in the
-//! container's environment from then on, and nowhere else.
+//! The caller's token on its way to a container on Docker: sealed in the row until the launch, in the container's
+//! environment from then on, and nowhere else.
 
 use anyhow::{Context as _, Result, ensure};
 use renga_shared::auth::{SealKeys, SealedToken};
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 const VARIABLE: &str = "RENGA_ACCESS_TOKEN";
 
-/// One test function for each database; what the machine lacks is said loudly.
+/// Defines each test once per database. Reports loudly what the machine does not have.
 macro_rules! on_docker {
     ($($test:ident),+ $(,)?) => {
         mod sqlite { $(#[tokio::test] async fn $test() -> anyhow::Result<()> {
@@ -43,7 +43,7 @@ fn key(byte: u8) -> String {
     SealKeys::new_key([byte; 32])
 }
 
-/// The API alone, with Docker configured for when the reconciler starts.
+/// Starts the API without a reconciler. Docker is configured for a later start of the reconciler.
 async fn deployment(database: Option<&str>, seal_key: &str) -> Result<Deployment> {
     let mut variables = vec![TestEngine::Docker.variable(), (SEAL_KEY, seal_key)];
     if let Some(database) = database {
@@ -52,14 +52,14 @@ async fn deployment(database: Option<&str>, seal_key: &str) -> Result<Deployment
     Deployment::without_reconciler(&variables).await
 }
 
-/// Asks for an execution that prints the variable, with one of that name of the user's own.
+/// Creates an execution that prints the variable. The user also sets a variable of that name.
 async fn print_token(deployment: &Deployment) -> Result<Execution> {
     let client = &deployment.client;
     let context = client.context(TestEngine::Docker.specification(&Script::Variable(VARIABLE))).await?;
     client.execute(&context, json!({ "environment": { VARIABLE: "the user's own" } })).await
 }
 
-/// What is stored of an execution's token.
+/// Returns the sealed token in the execution's row.
 async fn stored(deployment: &Deployment, execution: &Execution) -> Result<Option<SealedToken>> {
     let db = deployment.database()?;
     let sql = match db.dialect() {
@@ -81,7 +81,7 @@ async fn printed(deployment: &Deployment, execution: &Execution) -> Result<Strin
     Ok(deployment.client.logs(execution, "").await?.trim_end().to_owned())
 }
 
-/// Waits until the execution has failed because its token cannot be opened, and for a reason that says `why`.
+/// Waits until the execution has failed because its token cannot be unsealed, with a message that contains `why`.
 async fn is_unreadable(deployment: &Deployment, execution: &Execution, why: &str) -> Result<()> {
     let failed = deployment.client.wait_for(execution, &["failed"]).await?;
     let status = &failed["status"];
@@ -191,7 +191,7 @@ async fn goes_when_the_execution_fails_to_launch(database: Option<&str>) -> Resu
     deployment.start_reconciler().await?;
     deployment.client.wait_for(&failing, &["failed"]).await?;
     ensure!(stored(&deployment, &failing).await?.is_none(), "it is of no more use");
-    // The registry does not answer: its launch is tried again, for which the token is kept.
+    // The registry does not respond, so the launch is retried, and the token is kept for that.
     until("the image to be waited for", async || {
         let seen = deployment.client.get(&waiting.path).await?;
         let told = seen["status"]["reason"].as_str().is_some_and(|reason| reason.starts_with("Image"));
@@ -203,9 +203,9 @@ async fn goes_when_the_execution_fails_to_launch(database: Option<&str>) -> Resu
 }
 
 #[tokio::test]
-async fn is_in_no_log_however_much_is_logged() -> Result<()> {
+async fn is_in_no_log_even_at_the_most_verbose_level() -> Result<()> {
     require!(docker);
-    // For its folder and its variables: the service is a process of its own.
+    // Only for its folder and its variables, because the service is a separate process.
     let mut deployment = deployment(None, &key(1)).await?;
     deployment.environment.set("RUST_LOG", "trace");
     let (log, address) = (deployment.folder().join("up.log"), process::free_address()?.to_string());

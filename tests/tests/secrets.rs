@@ -1,4 +1,4 @@
-//! Secrets that are marked, and a search of everything that the system wrote for them, at its most talkative.
+//! Marked secrets, and a search for them in everything that the system writes at its most verbose log level.
 
 use std::collections::BTreeMap;
 
@@ -21,11 +21,11 @@ const OF_CONTEXT: &str = "marked-variable-of-the-context";
 const OF_EXECUTION: &str = "marked-variable-of-the-execution";
 const FORGED: &str = "marked-token-that-nobody-signed";
 
-/// What was written, by where.
+/// Written texts, by the place where they were found.
 type Written = BTreeMap<String, String>;
 
 #[tokio::test]
-async fn are_nowhere_that_they_do_not_belong() -> Result<()> {
+async fn appear_only_where_they_belong() -> Result<()> {
     require!(docker);
     let database = with_password(&require!(postgres).create_database().await?).await?;
     let seal_key = SealKeys::new_key([42; 32]);
@@ -40,7 +40,7 @@ async fn are_nowhere_that_they_do_not_belong() -> Result<()> {
     deployment.client = deployment.client.with_token(&alice);
     let mut written = Written::new();
 
-    // Asked for while nothing launches: the tokens are in the database, sealed.
+    // Nothing launches the execution yet, so the tokens are in the database, sealed.
     let mut spec = TestEngine::Docker.specification(&Script::Variable("RENGA_ACCESS_TOKEN"));
     spec["env"] = json!([{ "name": "MARKED", "value": OF_CONTEXT }]);
     let context = deployment.client.context(spec.clone()).await?;
@@ -58,7 +58,7 @@ async fn are_nowhere_that_they_do_not_belong() -> Result<()> {
     deployment.client.wait_for(&execution, &["exited"]).await?;
     ensure!(deployment.client.logs(&execution, "").await?.contains(&alice), "the container has no token to print");
 
-    // What goes wrong is told without what was sent.
+    // Error responses do not repeat what was sent.
     let others = deployment.client.with_token(&bob);
     let forged = deployment.client.with_token(FORGED);
     let mistaken = json!({ "image": OF_CONTEXT.to_uppercase(), "env": [{ "name": "A", "value": [OF_CONTEXT] }] });
@@ -82,7 +82,7 @@ async fn are_nowhere_that_they_do_not_belong() -> Result<()> {
     }
     written.insert("the process list".into(), process_list()?);
 
-    // One that cannot be launched is told of at length.
+    // A failed launch is reported at length.
     spec["command"] = json!(["/no/such/program", "with", "arguments"]);
     let context = deployment.client.context(spec).await?;
     let failed = deployment.client.execute(&context, wish).await?;
@@ -127,7 +127,7 @@ async fn are_nowhere_that_they_do_not_belong() -> Result<()> {
     Ok(())
 }
 
-/// The same database for a user with a password.
+/// Returns the URI of the same database for a new user with a password.
 async fn with_password(database: &str) -> Result<String> {
     let (client, connection) = tokio_postgres::connect(database, NoTls).await?;
     let connection = tokio::spawn(connection);
@@ -139,7 +139,7 @@ async fn with_password(database: &str) -> Result<String> {
     Ok(format!("postgresql://marked:{PASSWORD}@{place}"))
 }
 
-/// Every row of every table of ours, as text; but for the logs, which are what the user's own program printed.
+/// Returns every row of our tables as text, except the logs, because the user's own program printed them.
 async fn rows(deployment: &Deployment) -> Result<String> {
     let db = deployment.database()?;
     let mut text = String::new();
@@ -162,16 +162,16 @@ async fn rows(deployment: &Deployment) -> Result<String> {
     Ok(text)
 }
 
-/// Without what belongs there: the variables of contexts and executions.
+/// Returns the rows without the variables of contexts and executions, because those belong there.
 fn without_environments(rows: &str) -> String {
     rows.replace(OF_CONTEXT, "").replace(OF_EXECUTION, "")
 }
 
-/// The command lines of all processes, as anybody on this machine may read them.
+/// Returns the command lines of all processes, as every user of this machine may read them.
 fn process_list() -> Result<String> {
     let mut lines = String::new();
     for process in std::fs::read_dir("/proc")?.flatten() {
-        // Many end while they are read.
+        // Many processes end while they are read.
         let line = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
         lines.push_str(&String::from_utf8_lossy(&line).replace('\0', " "));
         lines.push('\n');
@@ -181,7 +181,7 @@ fn process_list() -> Result<String> {
 }
 
 #[test]
-fn a_key_that_is_put_where_a_public_one_belongs_is_not_shown() {
+fn a_private_key_in_place_of_a_public_key_is_not_shown() {
     let private = Issuer::new().public_key_pem().replace("PUBLIC", "PRIVATE");
     let told = renga_shared::auth::VerificationKey::parse(&private).unwrap_err().to_string();
     assert!(private.lines().skip(1).take(1).all(|line| !told.contains(line)), "{told}");

@@ -1,4 +1,4 @@
-//! The service itself over HTTP: where it is, which methods there are, which engines it has.
+//! The service itself over HTTP: its paths, its methods and its engines.
 
 use anyhow::Result;
 use renga_tests::deployment::Deployment;
@@ -32,7 +32,7 @@ async fn shows_its_engines(deployment: &Deployment) -> Result<()> {
     serve(&db, "rack-2", "docker", Err("it does not answer")).await?;
     serve(&db, "rack-1", "docker", Ok("29.1")).await?;
     let since = "2017-07-14T02:40:00.000000+00:00";
-    // What no reconciler has told yet.
+    // Values that no reconciler has reported yet.
     let offer = json!({
         "retired": false, "max": null, "claims": [], "labels": {}, "namespaces": "any", "volumes": [], "protocols": [],
         "capacity": "unknown", "room": null,
@@ -51,7 +51,7 @@ async fn shows_its_engines(deployment: &Deployment) -> Result<()> {
 }
 
 #[tokio::test]
-async fn methods_are_those_of_the_path() -> Result<()> {
+async fn a_path_allows_only_its_methods() -> Result<()> {
     let deployment = Deployment::without_reconciler(&[]).await?;
     let client = &deployment.client;
     let id = "0190a0b0-c0d0-7000-8000-00000000000a";
@@ -91,7 +91,7 @@ async fn methods_are_those_of_the_path() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_service_without_a_key_or_an_issuer_that_has_one_says_so_and_verifies_nothing() -> Result<()> {
+async fn a_service_without_a_key_or_an_issuer_with_keys_reports_a_misconfiguration() -> Result<()> {
     let variables = [("DEPLOYER_JWT_KEY", ""), ("DEPLOYER_JWT_ISSUER", "resource-manager")];
     let deployment = Deployment::unmigrated(&variables).await?;
     for path in ["/v1/contexts", "/healthz"] {

@@ -1,4 +1,4 @@
-//! A component that runs statements on its database, through the adapters that the API uses: for the contract tests.
+//! A component for the contract tests. It runs statements on its database through the adapters of the API.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -19,7 +19,7 @@ thread_local! {
     static DATABASE: RefCell<Option<Rc<SpinDatabase>>> = const { RefCell::new(None) };
 }
 
-/// A statement with its parameters is answered with its rows, or with its error.
+/// Responds to a statement with parameters with its rows or its error.
 #[http_service]
 async fn answer(request: Request) -> Response<FullBody<Bytes>> {
     let answer = wire::answer(&run(request).await);
@@ -35,7 +35,7 @@ async fn run(request: Request) -> Result<Vec<Vec<renga_shared::sql::Value>>, Dat
     Ok(rows.into_iter().map(|mut row| std::iter::from_fn(|| row.value().ok()).collect()).collect())
 }
 
-/// The instance's own, as in the API.
+/// Returns the instance's own database, as in the API.
 async fn database() -> Result<Rc<SpinDatabase>, DatabaseError> {
     if let Some(database) = DATABASE.with_borrow(Clone::clone) {
         return Ok(database);

@@ -1,4 +1,4 @@
-//! How statements and their rows travel between the component and the tests; both have this file.
+//! The encoding of statements and rows between the component and the tests; both include this file.
 #![allow(dead_code, reason = "each side reads what the other writes")]
 
 use renga_shared::sql::{DatabaseError, Value};

@@ -15,10 +15,10 @@ use super::guarded::{Guarded, Recipe, find_program, is_root, scratch_folder};
 const READY_WITHIN: Duration = Duration::from_secs(60);
 const REQUEST_TIMEOUT_SECONDS: u64 = 120;
 
-/// A client of the engine at `DOCKER_HOST`, or at `/var/run/docker.sock`, that has answered and has the test image.
+/// Returns a client of the engine at `DOCKER_HOST` or `/var/run/docker.sock`, which responds and has the test image.
 ///
 /// # Errors
-/// When no engine answers there, or the image cannot be made.
+/// Fails if no engine responds there, or if the image cannot be built.
 pub async fn docker() -> Result<Docker> {
     let place = std::env::var("DOCKER_HOST").unwrap_or_else(|_| "unix:///var/run/docker.sock".to_owned());
     let client = async { Docker::connect_with_defaults()?.negotiate_version().await };
@@ -29,12 +29,12 @@ pub async fn docker() -> Result<Docker> {
     Ok(docker)
 }
 
-/// A Docker Engine of a test's own, beside the machine's: other containers, images, socket and addresses.
+/// A Docker Engine for one test, with its own containers, images, socket and addresses.
 ///
-/// It runs in PID and mount namespaces of its own. So when it is dropped, or the test process ends in whatever way,
-/// the kernel ends every container of it, also those that were to survive its daemon (`--live-restore`).
-/// Its containers' ports are published on the machine's addresses, by proxy processes: it makes no packet-filter rules,
-/// since those of all engines on a machine share their chains.
+/// It runs in its own PID and mount namespaces. When it is dropped, or the test process ends in any way, the kernel
+/// ends all its containers, even those that would survive its daemon (`--live-restore`). Proxy processes publish its
+/// containers' ports on the machine's addresses. It creates no packet-filter rules, because all engines on a machine
+/// share their chains.
 #[derive(Debug)]
 pub struct DedicatedDocker {
     socket: PathBuf,
@@ -44,10 +44,10 @@ pub struct DedicatedDocker {
 static STARTED: AtomicU32 = AtomicU32::new(0);
 
 impl DedicatedDocker {
-    /// Starts an engine, with further options for `dockerd`, waits until it answers and gives it the test image.
+    /// Starts an engine with further options for `dockerd`, waits until it responds, and adds the test image.
     ///
     /// # Errors
-    /// When Docker Engine is not installed, this is not root, or it does not come up.
+    /// Fails if Docker Engine is not installed, if this process is not root, or if the engine does not start.
     pub async fn start(options: &[&str]) -> Result<Self> {
         let mut recipe = recipe()?;
         recipe.command.extend(options.iter().map(|&option| option.to_owned()));
@@ -59,42 +59,42 @@ impl DedicatedDocker {
         Ok(engine)
     }
 
-    /// The path of its socket.
+    /// Returns the path of the engine's socket.
     #[must_use]
     pub fn socket(&self) -> &Path {
         &self.socket
     }
 
-    /// A client of it, whether it runs or not.
+    /// Returns a client of the engine, whether the engine runs or not.
     ///
     /// # Errors
-    /// When its socket does not exist yet.
+    /// Fails if the socket does not exist yet.
     pub fn client(&self) -> Result<Docker> {
-        // The version that every engine since 20.10 speaks: there is nothing to ask of one that is down.
+        // Every engine since 20.10 supports this version. A stopped engine cannot be asked for its versions.
         let oldest = ClientVersion { major_version: 1, minor_version: 41 };
         Ok(Docker::connect_with_unix(&self.socket.display().to_string(), REQUEST_TIMEOUT_SECONDS, &oldest)?)
     }
 
-    /// Stops the daemon in good order. Its containers stop with it, except under `--live-restore`.
+    /// Stops the daemon gracefully. Its containers stop with it, except with `--live-restore`.
     ///
     /// # Errors
-    /// When it does not run.
+    /// Fails if the daemon does not run.
     pub fn stop(&mut self) -> Result<()> {
         self.process.end("TERM")
     }
 
-    /// Kills the daemon as a crash would. Its containers live on until it is started again.
+    /// Kills the daemon as a crash would. Its containers live on until the daemon is started again.
     ///
     /// # Errors
-    /// When it does not run.
+    /// Fails if the daemon does not run.
     pub fn kill(&mut self) -> Result<()> {
         self.process.end("KILL")
     }
 
-    /// Starts the daemon again after [`DedicatedDocker::stop`] or [`DedicatedDocker::kill`], and waits until it answers.
+    /// Starts the daemon again after [`DedicatedDocker::stop`] or [`DedicatedDocker::kill`], and waits for it.
     ///
     /// # Errors
-    /// When it runs, or does not come up.
+    /// Fails if the daemon runs already, or does not start.
     pub async fn start_again(&mut self) -> Result<()> {
         self.process.start_again()?;
         self.wait_until_ready().await
@@ -103,7 +103,7 @@ impl DedicatedDocker {
     /// Stops the daemon and starts it again.
     ///
     /// # Errors
-    /// When it does not run, or does not come up.
+    /// Fails if the daemon does not run, or does not start again.
     pub async fn restart(&mut self) -> Result<()> {
         self.stop()?;
         self.start_again().await
@@ -158,7 +158,7 @@ fn recipe() -> Result<Recipe> {
         "--iptables=false".to_owned(),
         "--ip6tables=false".to_owned(),
     ];
-    // containerd keeps its shims' sockets in /run/containerd whatever it is told: a private one goes with the namespace.
+    // containerd always keeps its shims' sockets in /run/containerd. A private one is gone with the namespace.
     let private_run = "mkdir -p /run/containerd && mount -t tmpfs tmpfs /run/containerd && exec \"$@\"";
     let mut inside = vec![unshare];
     inside.extend(["--pid", "--mount", "--fork", "--kill-child", "--mount-proc"].map(str::to_owned));
@@ -166,7 +166,7 @@ fn recipe() -> Result<Recipe> {
     Ok(Recipe { inside, command, log: folder.join("log"), last_signal: "KILL", cleanup })
 }
 
-/// Makes a bridge with a subnet that no other interface has: 10.213.0.0/16 in slices of 256 addresses.
+/// Creates a bridge with a subnet of 256 addresses in 10.213.0.0/16 that no other interface has.
 fn make_bridge(ip: &str, name: &str, number: u32) -> Result<()> {
     let run = |arguments: &[&str]| -> Result<String> {
         let run = Command::new(ip).args(arguments).output().with_context(|| format!("run {ip}"))?;
@@ -175,7 +175,7 @@ fn make_bridge(ip: &str, name: &str, number: u32) -> Result<()> {
         Ok(String::from_utf8_lossy(&run.stdout).into_owned())
     };
     let taken = run(&["-o", "-4", "address"])?;
-    // Engines that start at the same moment see the same ones taken: they begin at different places.
+    // Engines that start at the same moment see the same free subnets, so each begins its search at another one.
     let first = std::process::id() + number;
     let slice =
         (0..256).map(|step| (first + step) % 256).find(|slice| !taken.contains(&format!(" 10.213.{slice}."))).context(

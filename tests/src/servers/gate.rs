@@ -1,7 +1,7 @@
-//! A second address for a server of the tests, which can be shut: to whoever uses it the server is away, to others it is not.
+//! A second address for a server of the tests, which can be closed: the server is then unreachable only there.
 //!
-//! The servers listen on loopback, where PostgreSQL trusts whoever comes: a cluster's pods cannot reach that, and nobody but
-//! them is to. So what they are to reach has a gate at the address that this machine has in their network alone.
+//! The servers listen on loopback, where PostgreSQL trusts every client. A cluster's pods cannot reach loopback, and
+//! nobody but the pods may reach the servers. So a gate listens at this machine's address in the pods' network only.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -12,14 +12,14 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
-/// Hands connections on until it is dropped.
+/// Forwards connections until it is dropped.
 #[derive(Debug)]
 pub struct Gate {
     server: Address,
     own: Address,
-    /// The folder of a socket's file.
+    /// The folder of the gate's socket file.
     _folder: Option<tempfile::TempDir>,
-    /// Whoever listens. Its connections end with it.
+    /// The task that listens. Its connections end with it.
     listener: Mutex<JoinSet<()>>,
 }
 
@@ -38,24 +38,24 @@ trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<C: AsyncRead + AsyncWrite + Send + Unpin> Connection for C {}
 
 impl Gate {
-    /// An open gate before the socket that is the file `server`.
+    /// Opens a gate before the socket file `server`.
     ///
     /// # Errors
-    /// When no folder can be made for a file of its own.
+    /// Fails if the folder for the gate's own file cannot be created.
     pub async fn before_file(server: impl Into<PathBuf>) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let own = Address::File(folder.path().join("gate.sock"));
         Self::open_between(own, Address::File(server.into()), Some(folder)).await
     }
 
-    /// An open gate before the address `server`, at some port of `at`.
+    /// Opens a gate before the address `server`, at some port of `at`.
     ///
     /// # Errors
-    /// When this machine does not have the address.
+    /// Fails if this machine does not have the address `at`.
     pub async fn before_address(server: SocketAddr, at: impl Into<IpAddr>) -> Result<Self> {
         let at = at.into();
         let listener = TcpListener::bind((at, 0)).await.with_context(|| format!("listen on {at}"))?;
-        // The port stays ours: nothing else of this machine binds one by number.
+        // The port stays free, because nothing else on this machine binds a port by number.
         let own = listener.local_addr()?;
         drop(listener);
         Self::open_between(Address::Network(own), Address::Network(server), None).await
@@ -67,7 +67,7 @@ impl Gate {
         Ok(gate)
     }
 
-    /// Where whoever uses it finds it: the path of a file, or an address with a port.
+    /// Returns where clients find the gate: the path of a file, or an address with a port.
     #[must_use]
     pub fn socket(&self) -> String {
         match &self.own {
@@ -76,10 +76,10 @@ impl Gate {
         }
     }
 
-    /// Passes on what comes.
+    /// Forwards every connection to the server.
     ///
     /// # Errors
-    /// When its own address was taken meanwhile.
+    /// Fails if the gate's address was taken meanwhile.
     pub async fn open(&self) -> Result<()> {
         let socket = self.close_and_listen().await?;
         let server = self.server.clone();
@@ -94,10 +94,10 @@ impl Gate {
         Ok(())
     }
 
-    /// Takes every connection and answers none.
+    /// Accepts every connection and responds to none.
     ///
     /// # Errors
-    /// When its own address was taken meanwhile.
+    /// Fails if the gate's address was taken meanwhile.
     pub async fn silence(&self) -> Result<()> {
         let socket = self.close_and_listen().await?;
         self.listener.lock().await.spawn(async move {
@@ -109,10 +109,10 @@ impl Gate {
         Ok(())
     }
 
-    /// Breaks every connection and takes no other.
+    /// Breaks every connection and accepts no other.
     ///
     /// # Errors
-    /// When its own file cannot be removed.
+    /// Fails if the gate's file cannot be removed.
     pub async fn close(&self) -> Result<()> {
         self.listener.lock().await.shutdown().await;
         match &self.own {
@@ -147,7 +147,7 @@ async fn pass_on(mut client: Box<dyn Connection>, server: &Address) {
         Address::File(path) => UnixStream::connect(path).await.map(|stream| Box::new(stream) as _),
         Address::Network(address) => TcpStream::connect(address).await.map(|stream| Box::new(stream) as _),
     };
-    // Either end may go away at any time: the other one hears of it.
+    // Either end may close its connection at any time; the other end's is then closed, too.
     if let Ok(mut server) = server {
         let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
     }

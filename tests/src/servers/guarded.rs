@@ -1,9 +1,9 @@
-//! A server process that cannot outlive the test process that started it, however that one ends.
+//! A server process that cannot outlive the test process that started it, however the test process ends.
 //!
-//! Between the two stands a small shell, the guard. It starts the server when told to, and holds the reading end of a
-//! pipe whose writing end only the test process has. When the test process is gone, killed or crashed included, the
-//! kernel closes the pipe; the guard then ends the server by its pid and cleans up. The guard runs in a process group
-//! of its own, so that Ctrl-C at the terminal does not take it before it has done that.
+//! A small shell, the guard, stands between the two. It starts the server on request, and holds the read end of a pipe.
+//! Only the test process has the write end. When the test process ends, even by a kill or a crash, the kernel closes
+//! the pipe. The guard then ends the server by its pid and cleans up. The guard has its own process group, so that
+//! Ctrl-C at the terminal does not end it before that.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -13,7 +13,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// `$1` is the signal that ends the server when the pipe closes, the rest its command line.
+/// `$1` is the signal that ends the server when the pipe closes, the rest is the server's command line.
 const GUARD: &str = r#"
 last=$1; shift; child=
 while read -r order signal; do
@@ -26,36 +26,36 @@ done
 if [ -n "$child" ]; then kill -s "$last" "$child"; wait "$child"; fi
 "#;
 
-/// `$1` is what to do when the guard and its server are gone, the rest the guard's command line.
+/// The outer script. `$1` is the clean-up after the guard and its server; the rest is the guard's command line.
 const CLEANER: &str = r#"cleanup=$1; shift; "$@"; eval "$cleanup""#;
 
-/// How a server is run.
+/// Describes how to run a server.
 pub(super) struct Recipe {
-    /// A command that runs the guard, and so the server, in surroundings of its own (namespaces); may be empty.
+    /// A command that runs the guard, and so the server, in an environment of its own (namespaces); may be empty.
     pub(super) inside: Vec<String>,
     /// The server's command line.
     pub(super) command: Vec<String>,
-    /// Where the server's output goes.
+    /// The file for the server's output.
     pub(super) log: PathBuf,
-    /// The signal that ends the server for good, by `kill`'s name.
+    /// The signal that ends the server for good, as `kill` names it.
     pub(super) last_signal: &'static str,
-    /// Shell commands that run when the server has ended for good.
+    /// Shell commands that run after the server has ended for good.
     pub(super) cleanup: String,
 }
 
-/// A server under guard. Dropping it ends the server and waits until its cleanup is done.
+/// A server with its guard. Dropping it ends the server and waits until the clean-up is done.
 #[derive(Debug)]
 pub(super) struct Guarded {
     guard: Child,
     orders: Option<ChildStdin>,
     answers: BufReader<ChildStdout>,
-    /// The server's pid as its guard sees it, while it runs.
+    /// The server's pid as the guard sees it, while the server runs.
     pid: Option<u32>,
     log: PathBuf,
 }
 
 impl Guarded {
-    /// Starts the guard and, under it, the server. The server may not be ready yet.
+    /// Starts the guard and the server under it. The server may not be ready yet.
     pub(super) fn start(recipe: Recipe) -> Result<Self> {
         let log = File::create(&recipe.log).with_context(|| format!("create {}", recipe.log.display()))?;
         let mut guard = Command::new("bash")
@@ -84,7 +84,7 @@ impl Guarded {
         Ok(())
     }
 
-    /// Sends the server a signal (by `kill`'s name) that ends it, and waits for that end.
+    /// Sends the server a signal (as `kill` names it) that ends it, and waits for its end.
     pub(super) fn end(&mut self, signal: &str) -> Result<()> {
         ensure!(self.pid.take().is_some(), "the server does not run");
         let answer = self.ask(&format!("end {signal}"))?;
@@ -92,12 +92,12 @@ impl Guarded {
         Ok(())
     }
 
-    /// Whether the server that was started has not ended by itself.
+    /// Returns whether the server still runs.
     pub(super) fn is_alive(&mut self) -> Result<bool> {
         Ok(self.ask("alive")? == "yes")
     }
 
-    /// The last lines that the server wrote, for an error message.
+    /// Returns the last lines that the server wrote, for an error message.
     pub(super) fn last_words(&self) -> String {
         let text = std::fs::read(&self.log).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
@@ -126,14 +126,14 @@ impl Drop for Guarded {
     }
 }
 
-/// A folder for a server's files. The server's cleanup removes it: the guard, unlike this process, is always there to.
+/// Creates a folder for a server's files. The server's clean-up removes it, because the guard outlives this process.
 pub(super) fn scratch_folder(name: &str) -> Result<PathBuf> {
     let folder =
         tempfile::Builder::new().prefix(&format!("renga-test-{name}-")).tempdir().context("make a temporary folder")?;
     Ok(folder.keep())
 }
 
-/// The first of `places` (a name to find in `PATH`, or folders that may hold it) where the program is.
+/// Returns the first executable file called `name` in the folders of `PATH`, then in `folders`.
 pub(super) fn find_program(name: &str, folders: &[PathBuf]) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
@@ -147,7 +147,7 @@ fn is_executable(file: &Path) -> bool {
     file.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
-/// Whether this process has root's rights, which some servers need to start.
+/// Returns whether this process has root's rights, which some servers need to start.
 pub(super) fn is_root() -> bool {
     use std::os::unix::fs::MetadataExt;
     std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)

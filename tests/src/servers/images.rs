@@ -1,4 +1,4 @@
-//! The images that tests run. There is no registry to pull from: they are imported, made of Debian's `busybox-static`.
+//! The images that tests run, built from Debian's `busybox-static` and imported, because there is no registry.
 
 use std::process::Command;
 
@@ -10,14 +10,14 @@ use futures::TryStreamExt;
 
 use crate::deployment::workspace;
 
-/// An image with a shell and the usual small programs in `/bin`: `sh`, `sleep`, `httpd`, `echo`, `cat` and so on.
-/// No entry point, no command, root as its user.
+/// An image with a shell and the usual small programs in `/bin`: `sh`, `sleep`, `httpd`, `echo`, `cat` and so on. It
+/// has no entry point and no command, and its user is root.
 pub const BUSYBOX: &str = "renga-test/busybox:1";
 
-/// Sees to it that the engine has [`BUSYBOX`], and answers its name. Quick when it has.
+/// Makes sure that the engine has [`BUSYBOX`], and returns its name. Fast if the engine has the image.
 ///
 /// # Errors
-/// When `busybox-static` is not installed, or the engine refuses.
+/// Fails if `busybox-static` is not installed, or if the engine refuses.
 pub async fn busybox(docker: &Docker) -> Result<&'static str> {
     match docker.inspect_image(BUSYBOX).await {
         Ok(_) => return Ok(BUSYBOX),
@@ -27,7 +27,7 @@ pub async fn busybox(docker: &Docker) -> Result<&'static str> {
     let root = tokio::task::spawn_blocking(busybox_root).await??;
     let (name, tag) = BUSYBOX.split_once(':').context("the test image's name has a tag")?;
     let options = CreateImageOptionsBuilder::default().from_src("-").repo(name).tag(tag).build();
-    // Tests that import it at the same time each make an image; the last one keeps the name. All are alike.
+    // Tests that import the image at the same time each create one with the same content. The last one keeps the name.
     docker
         .create_image(Some(options), Some(bollard::body_full(root.into())), None)
         .try_collect::<Vec<_>>()
@@ -36,7 +36,7 @@ pub async fn busybox(docker: &Docker) -> Result<&'static str> {
     Ok(BUSYBOX)
 }
 
-/// The image's file system as a tar.
+/// Returns the image's file system as a tar archive.
 fn busybox_root() -> Result<Vec<u8>> {
     let made = Command::new(workspace().join("scripts/test-image.sh")).output().context("run scripts/test-image.sh")?;
     ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr).trim_end());

@@ -1,7 +1,7 @@
 //! A Keycloak for tests: a real OpenID Connect issuer, with the realm of `tests/keycloak`.
 //!
-//! `make servers` prepares it (`scripts/keycloak.sh`). Each test process starts one of its own, with a copy of the
-//! prepared data, when the first test asks for it. A test that changes keys makes a realm of its own in it.
+//! `make servers` prepares it (`scripts/keycloak.sh`). Each test process starts its own server, with a copy of the
+//! prepared data, when the first test requests it. A test that changes keys creates its own realm.
 
 use std::net::TcpListener;
 use std::path::Path;
@@ -17,7 +17,7 @@ use super::guarded::{Guarded, Recipe, scratch_folder};
 use crate::client::http;
 use crate::deployment::workspace;
 
-/// It starts in 6 s where nothing else runs, and in a minute where much does.
+/// A start takes 6 s on an idle machine, and a minute on a busy one.
 const READY_WITHIN: Duration = Duration::from_secs(180);
 
 const REALM_FILE: &str = "tests/keycloak/Renga-realm.json";
@@ -25,10 +25,10 @@ const REALM_FILE: &str = "tests/keycloak/Renga-realm.json";
 static SHARED: OnceCell<Keycloak> = OnceCell::const_new();
 static REALMS: AtomicU32 = AtomicU32::new(0);
 
-/// The server that all tests of this process share; it is started at the first call.
+/// Returns the server that all tests of this process share. The first call starts it.
 ///
 /// # Errors
-/// When it is not prepared or does not start; every later call tries again.
+/// Fails if the server is not prepared or does not start. Every later call tries again.
 pub async fn keycloak() -> Result<&'static Keycloak> {
     SHARED.get_or_try_init(Keycloak::start).await
 }
@@ -44,34 +44,34 @@ pub struct Keycloak {
 /// A realm of a running Keycloak: an issuer, with its users `alice` and `bob`.
 #[derive(Clone, Debug)]
 pub struct Realm {
-    /// The server's address, up to and with its path.
+    /// The server's address, including its path.
     base: String,
     name: String,
     http: reqwest::Client,
 }
 
-/// What a user is given by logging in.
+/// The tokens that a user gets by logging in.
 #[derive(Clone, Debug)]
 pub struct Tokens {
-    /// The one for APIs.
+    /// The token for APIs.
     pub access: String,
-    /// The one that tells the client who the user is.
+    /// The token that tells the client who the user is.
     pub id: String,
-    /// The one to get new ones with.
+    /// The token that gets new tokens.
     pub refresh: String,
 }
 
 impl Keycloak {
-    /// Starts a server of its own, for a test that ends it. Most tests share [`keycloak`]'s.
+    /// Starts a separate server, for a test that ends it. Most tests share the server of [`keycloak`].
     ///
     /// # Errors
-    /// When it is not prepared or does not start.
+    /// Fails if the server is not prepared or does not start.
     pub async fn start() -> Result<Self> {
         let prepared = std::fs::read(workspace().join(".cache/keycloak/realm.json"))
             .context("there is no Keycloak in .cache/keycloak: run `make servers`")?;
         let realm = std::fs::read(workspace().join(REALM_FILE)).with_context(|| format!("read {REALM_FILE}"))?;
         ensure!(prepared == realm, "{REALM_FILE} is not what Keycloak was prepared with: run `make servers`");
-        // A port that is free now may be taken by another process before the server is there: try another one then.
+        // Another process may take the free port before the server listens on it. The next try uses another port.
         let mut last_words = String::new();
         for _ in 0..3 {
             let folder = scratch_folder("keycloak")?;
@@ -86,23 +86,23 @@ impl Keycloak {
         bail!("Keycloak did not start: {last_words}")
     }
 
-    /// The port that it listens at.
+    /// Returns the port on which the server listens.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// The realm that all tests share: they log in, and change nothing.
+    /// Returns the realm that all tests share. They log in to it, and change nothing.
     #[must_use]
     pub fn realm(&self) -> Realm {
         Realm::new(self.port, "Renga")
     }
 
-    /// A new realm, of the same description, for a test that changes keys. Of the RSA keys it has one alone, that for
-    /// RS256: each takes a second to make.
+    /// Creates a realm with the same description, for a test that changes keys. Its only RSA key is the one for RS256,
+    /// because each key takes a second to generate.
     ///
     /// # Errors
-    /// When the server refuses.
+    /// Fails if the server refuses.
     pub async fn new_realm(&self) -> Result<Realm> {
         let mut description: Value = serde_json::from_slice(&std::fs::read(workspace().join(REALM_FILE))?)?;
         let realm = Realm::new(self.port, &format!("Renga-{}", REALMS.fetch_add(1, Ordering::Relaxed)));
@@ -119,31 +119,31 @@ impl Keycloak {
 }
 
 impl Realm {
-    /// Whom the access tokens of `demo-client` are for, among others.
+    /// One of the audiences of the access tokens of `demo-client`.
     pub const AUDIENCE: &'static str = "https://rm.datascience.ch/deployer";
 
     fn new(port: u16, name: &str) -> Self {
         Self { base: format!("http://localhost:{port}/auth"), name: name.to_owned(), http: http() }
     }
 
-    /// Its name as an issuer, and where its discovery document begins.
+    /// Returns the realm's name as an issuer. The URL of its discovery document begins with it.
     #[must_use]
     pub fn issuer(&self) -> String {
         format!("{}/realms/{}", self.base, self.name)
     }
 
-    /// An access token of a user, by password grant.
+    /// Returns an access token of a user, by password grant.
     ///
     /// # Errors
-    /// When the server refuses.
+    /// Fails if the server refuses.
     pub async fn token(&self, client: &str, user: &str) -> Result<String> {
         Ok(self.tokens(client, user).await?.access)
     }
 
-    /// All tokens of a user, by password grant.
+    /// Returns all tokens of a user, by password grant.
     ///
     /// # Errors
-    /// When the server refuses.
+    /// Fails if the server refuses.
     pub async fn tokens(&self, client: &str, user: &str) -> Result<Tokens> {
         let password = format!("{user}-pw");
         let form = [("grant_type", "password"), ("client_id", client), ("username", user), ("password", &password)];
@@ -152,10 +152,10 @@ impl Realm {
         Ok(Tokens { access: token("access_token")?, id: token("id_token")?, refresh: token("refresh_token")? })
     }
 
-    /// The deployer's own token, by client credentials.
+    /// Returns the deployer's own token, by client credentials.
     ///
     /// # Errors
-    /// When the server refuses.
+    /// Fails if the server refuses.
     pub async fn service_token(&self) -> Result<String> {
         let form =
             [("grant_type", "client_credentials"), ("client_id", "deployer"), ("client_secret", "deployer-secret")];
@@ -163,10 +163,10 @@ impl Realm {
         Ok(answer["access_token"].as_str().context("no access_token")?.to_owned())
     }
 
-    /// The keys that it publishes.
+    /// Returns the keys that the realm publishes.
     ///
     /// # Errors
-    /// When the server does not answer.
+    /// Fails if the server does not respond.
     pub async fn keys(&self) -> Result<Vec<Value>> {
         let discovery = self.discovery().await?;
         let place = discovery["jwks_uri"].as_str().context("no jwks_uri")?;
@@ -174,10 +174,10 @@ impl Realm {
         Ok(keys["keys"].as_array().context("no keys")?.clone())
     }
 
-    /// Adds a key for RS256 that is preferred to those that it has, and answers its provider's id.
+    /// Adds a key for RS256 that is preferred to keys of lower priority. Returns the id of its provider.
     ///
     /// # Errors
-    /// When the server refuses.
+    /// Fails if the server refuses.
     pub async fn add_key(&self, priority: u32) -> Result<String> {
         let realm = format!("{}/admin/realms/{}", self.base, self.name);
         let found = self.as_administrator(Method::GET, &realm, |request| request).await?.json::<Value>().await?;
@@ -194,10 +194,10 @@ impl Realm {
         Ok(place.to_str()?.rsplit('/').next().unwrap_or_default().to_owned())
     }
 
-    /// The id of the provider of the key for RS256 that it had at first.
+    /// Returns the id of the provider of the realm's first key for RS256.
     ///
     /// # Errors
-    /// When the server does not answer, or it has been deleted.
+    /// Fails if the server does not respond, or if the key has been deleted.
     pub async fn first_key(&self) -> Result<String> {
         let place = format!("{}/admin/realms/{}/components?name=RS256", self.base, self.name);
         let found = self.as_administrator(Method::GET, &place, |request| request).await?.json::<Value>().await?;
@@ -207,7 +207,7 @@ impl Realm {
     /// Deletes a key with its provider.
     ///
     /// # Errors
-    /// When there is none of this id.
+    /// Fails if there is no provider with this id.
     pub async fn delete_key(&self, provider: &str) -> Result<()> {
         let place = format!("{}/admin/realms/{}/components/{provider}", self.base, self.name);
         self.as_administrator(Method::DELETE, &place, |request| request).await.map(drop)
@@ -218,7 +218,7 @@ impl Realm {
         Ok(self.http.get(place).send().await?.error_for_status()?.json().await?)
     }
 
-    /// What the token endpoint of an issuer of this server answers.
+    /// Returns the response of the token endpoint of an issuer on this server.
     async fn granted(&self, issuer: &str, form: &[(&str, &str)]) -> Result<Value> {
         let form = form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish();
         let request = self.http.post(format!("{issuer}/protocol/openid-connect/token"));
@@ -234,14 +234,14 @@ impl Realm {
     ) -> Result<Response> {
         let form =
             [("grant_type", "password"), ("client_id", "admin-cli"), ("username", "admin"), ("password", "admin")];
-        // It is good for a minute: one for each request.
+        // The token is valid for a minute, so each request gets a new one.
         let granted = self.granted(&format!("{}/realms/master", self.base), &form).await?;
         let token = granted["access_token"].as_str().context("no access_token")?;
         accepted(further(self.http.request(method, place).bearer_auth(token))).await
     }
 }
 
-/// The answer to a request, when the server did what was asked.
+/// Sends a request and returns the response. Fails if the server refuses.
 async fn accepted(request: RequestBuilder) -> Result<Response> {
     let answer = request.send().await.context("ask Keycloak")?;
     if answer.status().is_success() {
@@ -258,13 +258,13 @@ fn recipe(folder: &Path, port: u16) -> Recipe {
         inside: Vec::new(),
         command: vec![script, "serve".to_owned(), home, port.to_string()],
         log: folder.join("log"),
-        // Nothing of its data is needed again.
+        // The server's data is not needed again.
         last_signal: "KILL",
         cleanup: format!("rm -rf '{}'", folder.display()),
     }
 }
 
-/// Waits until the realm's discovery document is there. False: the server ended instead.
+/// Waits until the realm's discovery document is there. Returns false if the server ended instead.
 async fn wait_until_ready(process: &mut Guarded, realm: &Realm) -> Result<bool> {
     let start = Instant::now();
     while start.elapsed() < READY_WITHIN {

@@ -1,7 +1,7 @@
-//! Kubernetes clusters for tests: real ones, of one node each, made by `scripts/cluster.sh`.
+//! Kubernetes clusters for tests: real clusters of one node each, created by `scripts/cluster.sh`.
 //!
-//! `make servers` prepares the programs. Each test process starts a cluster of its own when the first test asks for it.
-//! A test keeps to a namespace of its own in it; one that stops parts of the cluster starts a dedicated one.
+//! `make servers` prepares the programs. Each test process starts its own cluster when the first test requests it. Each
+//! test uses its own namespace there; a test that stops parts of a cluster starts a dedicated one.
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use tokio::sync::OnceCell;
 use super::guarded::{Guarded, Recipe, scratch_folder};
 use crate::deployment::workspace;
 
-/// It is ready in 5 s where nothing else runs, and in a minute where much does.
+/// A start takes 5 s on an idle machine, and a minute on a busy one.
 const READY_WITHIN: Duration = Duration::from_secs(180);
 
 /// The port of every cluster's API server, at its node's address.
@@ -27,17 +27,17 @@ const API_PORT: u16 = 6443;
 static SHARED: OnceCell<Cluster> = OnceCell::const_new();
 static NAMESPACES: AtomicU32 = AtomicU32::new(0);
 
-/// The cluster that all tests of this process share; it is started at the first call.
+/// Returns the cluster that all tests of this process share. The first call starts it.
 ///
 /// # Errors
-/// When it is not prepared, this is not root, or it does not start; every later call tries again.
+/// Fails if the cluster is not prepared or does not start, or without root. Every later call tries again.
 pub async fn kubernetes() -> Result<&'static Cluster> {
     SHARED.get_or_try_init(Cluster::start).await
 }
 
 /// A running cluster. It has the test image, and no registry, no DNS and no storage provisioner.
 ///
-/// What takes a part of it away wants it exclusively, so it cannot be done to the shared one.
+/// Methods that take a part of the cluster away need `&mut self`, so they cannot be called on the shared cluster.
 #[derive(Debug)]
 pub struct Cluster {
     folder: PathBuf,
@@ -49,18 +49,18 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts a cluster of its own, for a test that stops parts of it. Most tests share [`kubernetes`]'s.
+    /// Starts a separate cluster, for a test that stops parts of it. Most tests share the cluster of [`kubernetes`].
     ///
     /// # Errors
-    /// When it is not prepared, this is not root, or it does not start.
+    /// Fails if the cluster is not prepared, if this process is not root, or if the cluster does not start.
     pub async fn start() -> Result<Self> {
         Self::start_with(&[]).await
     }
 
-    /// Starts a control plane alone: pods are accepted and stay pending, on such nodes as the test simulates.
+    /// Starts only a control plane: pods are accepted and stay pending, also on nodes that the test simulates.
     ///
     /// # Errors
-    /// When it is not prepared, this is not root, or it does not start.
+    /// Fails if the cluster is not prepared, if this process is not root, or if the cluster does not start.
     pub async fn start_without_node() -> Result<Self> {
         Self::start_with(&["--control-plane-only"]).await
     }
@@ -74,7 +74,7 @@ impl Cluster {
         let mut command = vec![script, "serve".to_owned(), place];
         command.extend(options.iter().map(|&option| option.to_owned()));
         let log = scratch.join("log");
-        // The kernel ends the rest with the first process: nothing of its data is needed again.
+        // The kernel ends the other processes with the first one. The cluster's data is not needed again.
         let recipe = Recipe { inside: Vec::new(), command, log, last_signal: "KILL", cleanup };
         let mut process = tokio::task::spawn_blocking(|| Guarded::start(recipe)).await??;
 
@@ -95,68 +95,68 @@ impl Cluster {
         Ok(Self { folder, node_name, node_address, machine_address, process })
     }
 
-    /// The kubeconfig of the administrator, with a token.
+    /// Returns the administrator's kubeconfig with a token.
     #[must_use]
     pub fn kubeconfig(&self) -> PathBuf {
         self.folder.join("admin.conf")
     }
 
-    /// The kubeconfig of the administrator, with a client certificate.
+    /// Returns the administrator's kubeconfig with a client certificate.
     #[must_use]
     pub fn certificate_kubeconfig(&self) -> PathBuf {
         self.folder.join("admin-cert.conf")
     }
 
-    /// The address of the API server.
+    /// Returns the URL of the API server.
     #[must_use]
     pub fn url(&self) -> String {
         format!("https://{}:{API_PORT}", self.node_address)
     }
 
-    /// The node's address. This machine reaches it, and services' node ports, pods and services behind it.
+    /// Returns the node's address. This machine reaches the node, and the node ports, pods and services behind it.
     #[must_use]
     pub fn node_address(&self) -> Ipv4Addr {
         self.node_address
     }
 
-    /// This machine's address as the cluster sees it: what a pod is to reach has to listen there.
+    /// Returns this machine's address as the cluster sees it. A server that pods must reach listens there.
     #[must_use]
     pub fn machine_address(&self) -> Ipv4Addr {
         self.machine_address
     }
 
-    /// The node's name.
+    /// Returns the node's name.
     #[must_use]
     pub fn node_name(&self) -> &str {
         &self.node_name
     }
 
-    /// Where what each part wrote lies, such as `kube-apiserver.log`, and the rest of the cluster's state.
+    /// Returns the folder of the cluster's state, with the log of each part, such as `kube-apiserver.log`.
     #[must_use]
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// Runs kubectl as the administrator, and answers what it writes.
+    /// Runs kubectl as the administrator, and returns its output.
     ///
     /// # Errors
-    /// When it fails, with what it says.
+    /// Fails with kubectl's message if kubectl fails.
     pub async fn kubectl(&self, arguments: &[&str]) -> Result<String> {
         kubectl(&self.kubeconfig(), arguments, "").await
     }
 
-    /// Runs kubectl with another kubeconfig of this cluster, and answers what it writes.
+    /// Runs kubectl with another kubeconfig of this cluster, and returns its output.
     ///
     /// # Errors
-    /// When it fails, with what it says.
+    /// Fails with kubectl's message if kubectl fails.
     pub async fn kubectl_as(&self, kubeconfig: &Path, arguments: &[&str]) -> Result<String> {
         kubectl(kubeconfig, arguments, "").await
     }
 
-    /// An object or list of objects as the administrator reads it, such as `["pod", "name", "--namespace=some"]`.
+    /// Returns an object or a list of objects, as the administrator reads it: `["pod", "name", "--namespace=some"]`.
     ///
     /// # Errors
-    /// When there is none.
+    /// Fails if there is none.
     pub async fn get(&self, arguments: &[&str]) -> Result<Value> {
         let arguments = [&["get", "--output=json"], arguments].concat();
         Ok(serde_json::from_str(&self.kubectl(&arguments).await?)?)
@@ -165,7 +165,7 @@ impl Cluster {
     /// Creates or changes an object, as the administrator.
     ///
     /// # Errors
-    /// When the cluster refuses it.
+    /// Fails if the cluster refuses the object.
     pub async fn apply(&self, object: &Value) -> Result<()> {
         self.apply_text(&object.to_string()).await
     }
@@ -173,15 +173,15 @@ impl Cluster {
     /// Creates or changes the objects of a manifest, as the administrator.
     ///
     /// # Errors
-    /// When the cluster refuses one.
+    /// Fails if the cluster refuses an object.
     pub async fn apply_text(&self, manifest: &str) -> Result<()> {
         kubectl(&self.kubeconfig(), &["apply", "--filename=-"], manifest).await.map(drop)
     }
 
-    /// Kills what a pod's container runs, as a crash of it would.
+    /// Kills the process in a pod's container, as its crash would.
     ///
     /// # Errors
-    /// When it does not run.
+    /// Fails if the container does not run.
     pub async fn kill_container(&self, namespace: &str, pod: &str) -> Result<()> {
         let id = "jsonpath={.status.containerStatuses[0].containerID}";
         let id = self.kubectl(&["get", "pod", pod, "--namespace", namespace, "--output", id]).await?;
@@ -197,18 +197,18 @@ impl Cluster {
         Ok(())
     }
 
-    /// Gives the node an image whose file system is the file `tar`.
+    /// Adds an image to the node. The file `tar` is the image's file system.
     ///
     /// # Errors
-    /// When the cluster has ended, or has no node.
+    /// Fails if the cluster has ended, or has no node.
     pub async fn import_image(&self, name: &str, tar: &Path) -> Result<()> {
         self.script(&["image", &self.place(), name, &tar.display().to_string()]).await
     }
 
-    /// Creates a namespace whose name begins with `purpose`, and waits until pods can be made in it.
+    /// Creates a namespace whose name begins with `purpose`, and waits until pods can be created in it.
     ///
     /// # Errors
-    /// When the cluster refuses it, or makes no service account in it.
+    /// Fails if the cluster refuses the namespace, or creates no service account in it.
     pub async fn new_namespace(&self, purpose: &str) -> Result<String> {
         let name = format!("{purpose}-{}", NAMESPACES.fetch_add(1, Ordering::Relaxed));
         self.kubectl(&["create", "namespace", &name]).await?;
@@ -217,11 +217,11 @@ impl Cluster {
         Ok(name)
     }
 
-    /// A kubeconfig for a service account, with a token of an hour that the cluster issues for it. Creates the account
-    /// where there is none; what it may do is the test's to say.
+    /// Returns a kubeconfig for a service account, with a token that the cluster issues for an hour. Creates the
+    /// account if there is none; the test has to grant its rights.
     ///
     /// # Errors
-    /// When the cluster refuses.
+    /// Fails if the cluster refuses.
     pub async fn service_account_kubeconfig(&self, namespace: &str, account: &str) -> Result<PathBuf> {
         let in_it = format!("--namespace={namespace}");
         self.apply(&json!({
@@ -240,10 +240,10 @@ impl Cluster {
         Ok(file)
     }
 
-    /// Kills the API server as a crash would. What runs on the node goes on.
+    /// Kills the API server as a crash would. The pods on the node go on.
     ///
     /// # Errors
-    /// When the cluster has ended.
+    /// Fails if the cluster has ended.
     pub async fn kill_api_server(&mut self) -> Result<()> {
         self.part("kube-apiserver", "kill").await
     }
@@ -251,7 +251,7 @@ impl Cluster {
     /// Starts the API server after [`Cluster::kill_api_server`], and waits until it is ready.
     ///
     /// # Errors
-    /// When it does not become ready.
+    /// Fails if the API server does not become ready.
     pub async fn start_api_server(&mut self) -> Result<()> {
         self.part("kube-apiserver", "start").await?;
         self.wait_for_api_server().await
@@ -260,60 +260,60 @@ impl Cluster {
     /// Kills the API server and starts it again.
     ///
     /// # Errors
-    /// When it does not become ready.
+    /// Fails if the API server does not become ready.
     pub async fn restart_api_server(&mut self) -> Result<()> {
         self.kill_api_server().await?;
         self.start_api_server().await
     }
 
-    /// Stops the API server in its tracks: connections stay, and nothing is answered.
+    /// Pauses the API server: its connections stay open, and it responds to nothing.
     ///
     /// # Errors
-    /// When it does not run.
+    /// Fails if the API server does not run.
     pub async fn pause_api_server(&mut self) -> Result<()> {
         self.part("kube-apiserver", "pause").await
     }
 
-    /// Lets the API server go on after [`Cluster::pause_api_server`].
+    /// Continues the API server after [`Cluster::pause_api_server`], and waits until it is ready.
     ///
     /// # Errors
-    /// When it does not run.
+    /// Fails if the API server does not run.
     pub async fn continue_api_server(&mut self) -> Result<()> {
         self.part("kube-apiserver", "continue").await?;
         self.wait_for_api_server().await
     }
 
-    /// Pulls the cable between this machine and the cluster: what is sent is lost, and the cluster goes on.
+    /// Cuts the network between this machine and the cluster: packets are lost, and the cluster goes on.
     ///
     /// # Errors
-    /// When the cluster has ended.
+    /// Fails if the cluster has ended.
     pub async fn cut_off(&mut self) -> Result<()> {
         self.script(&["network", &self.place(), "cut"]).await
     }
 
-    /// Plugs the cable in again after [`Cluster::cut_off`].
+    /// Restores the network after [`Cluster::cut_off`].
     ///
     /// # Errors
-    /// When the cluster does not answer.
+    /// Fails if the cluster does not respond.
     pub async fn reconnect(&mut self) -> Result<()> {
         self.script(&["network", &self.place(), "mend"]).await?;
         self.wait_for_api_server().await
     }
 
-    /// Kills the kubelet: the node says nothing more, and what runs there goes on. Kubernetes takes the node for lost after
+    /// Kills the kubelet: the node reports nothing more, and its pods go on. Kubernetes takes the node for lost after
     /// 50 s, and its pods 5 min later.
     ///
     /// # Errors
-    /// When the cluster has ended.
+    /// Fails if the cluster has ended.
     pub async fn lose_node(&mut self) -> Result<()> {
         self.part("kubelet", "kill").await
     }
 
-    /// Kills the kubelet and deletes the node, as is done with one that will not come back. Kubernetes deletes its pods
-    /// within a minute.
+    /// Kills the kubelet and deletes the node, like an administrator whose node will not come back. Kubernetes deletes
+    /// its pods within a minute.
     ///
     /// # Errors
-    /// When the cluster refuses.
+    /// Fails if the cluster refuses.
     pub async fn delete_node(&mut self) -> Result<()> {
         self.lose_node().await?;
         self.kubectl(&["delete", "node", self.node_name()]).await.map(drop)
@@ -322,7 +322,7 @@ impl Cluster {
     /// Starts the kubelet after [`Cluster::lose_node`] or [`Cluster::delete_node`], and waits until the node is ready.
     ///
     /// # Errors
-    /// When it does not become ready.
+    /// Fails if the node does not become ready.
     pub async fn return_node(&mut self) -> Result<()> {
         self.part("kubelet", "start").await?;
         let node = format!("node/{}", self.node_name);
@@ -360,7 +360,7 @@ impl Cluster {
     }
 }
 
-/// The value of one of the lines `NAME='value'` that `scripts/cluster.sh` writes.
+/// Returns the value of a line `NAME='value'` that `scripts/cluster.sh` writes.
 fn setting<'a>(settings: &'a str, name: &str) -> Result<&'a str> {
     let mut lines = settings.lines();
     let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
@@ -380,7 +380,7 @@ async fn kubectl(kubeconfig: &Path, arguments: &[&str], input: &str) -> Result<S
         .spawn()
         .context("run kubectl: `make servers` makes it")?;
     let mut stdin = running.stdin.take().context("kubectl has a standard input")?;
-    // It may end without reading it; what it says then is the better error.
+    // kubectl may end without reading its input; its own message is then the better error.
     let _ = stdin.write_all(input.as_bytes()).await;
     drop(stdin);
     let ended = running.wait_with_output().await.context("run kubectl")?;

@@ -1,10 +1,10 @@
 //! The real servers that tests run against: PostgreSQL, Keycloak, Docker and Kubernetes.
 //!
-//! A test that needs one begins with [`require!`](crate::require): `let docker = require!(docker);`. Where the machine
-//! has no such server the test does not fail; it says so loudly and is listed at the end of `make test`. Under `CI=true`
-//! or `RENGA_REQUIRE_ALL=1` it fails: there nothing may stay untested unnoticed.
+//! A test that needs one begins with [`require!`](crate::require): `let docker = require!(docker);`. If the machine has
+//! no such server, the test does not fail: it reports that loudly and is listed at the end of `make test`. It fails
+//! with `CI=true` or `RENGA_REQUIRE_ALL=1`, because no test may stay unrun unnoticed there.
 //!
-//! Whatever is started here ends with the test process, by its own pid, however that process ends.
+//! Every server that is started here ends with the test process, by its own pid, however that process ends.
 
 mod docker;
 mod gate;

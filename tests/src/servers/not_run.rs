@@ -1,13 +1,13 @@
-//! Tests that could not run say so loudly: on standard error, and in `target/not-run.txt`, which `make test` prints
-//! at its end.
+//! Reports of tests that could not run: on standard error, and in `target/not-run.txt`, which `make test` prints at its
+//! end.
 
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::Path;
 
-/// What a test function returns when it could not run.
+/// The return value of a test function that could not run.
 pub trait NotRun {
-    /// The value to return.
+    /// Returns that value.
     fn not_run() -> Self;
 }
 
@@ -21,24 +21,24 @@ impl<E> NotRun for Result<(), E> {
     }
 }
 
-/// Records that a test could not run, and why. Use [`require!`](crate::require), which passes the type name of a
-/// function inside the test: libtest does not tell a test its name.
+/// Records that a test could not run, and why. Tests use [`require!`](crate::require), which passes the type name of a
+/// function inside the test, because libtest does not tell a test its name.
 ///
 /// # Panics
-/// Under `CI=true` or `RENGA_REQUIRE_ALL=1`, where every test must run.
+/// Panics with `CI=true` or `RENGA_REQUIRE_ALL=1`, because every test must run there.
 #[expect(clippy::panic, reason = "a test fails by panicking")]
 pub fn report_not_run(inside: &str, reason: &str) {
     let test = inside.trim_end_matches("::here").replace("::{{closure}}", "");
-    // A server's last words may be many lines; they count as one test.
+    // A server's last lines are joined, so that each test has one line.
     let reason = reason.lines().map(str::trim).collect::<Vec<_>>().join("; ");
     let line = format!("NOT RUN: {test}: {reason}");
     if is_set("CI", "true") || is_set("RENGA_REQUIRE_ALL", "1") {
         panic!("{line}");
     }
-    // Not `eprintln!`: libtest keeps what that prints to itself when the test passes.
+    // `eprintln!` is not used, because libtest hides its output if the test passes.
     let _ = writeln!(std::io::stderr(), "{line}");
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/not-run.txt");
-    // One write per line: other test processes append at the same time.
+    // Each line is one write, because other test processes append at the same time.
     let written = OpenOptions::new()
         .create(true)
         .append(true)
@@ -53,7 +53,7 @@ fn is_set(name: &str, value: &str) -> bool {
     std::env::var(name).is_ok_and(|found| found == value)
 }
 
-/// Answers a server that the test needs, or ends the test as one that could not run.
+/// Returns a server that the test needs, or ends the test as one that could not run.
 ///
 /// - `require!(docker)`: a client of the machine's Docker Engine;
 /// - `require!(dedicated_docker, "--live-restore")`: a new [`DedicatedDocker`](crate::servers::DedicatedDocker);
@@ -62,7 +62,7 @@ fn is_set(name: &str, value: &str) -> bool {
 /// - `require!(dedicated_keycloak)`: a new one;
 /// - `require!(kubernetes)`: the [`Cluster`](crate::servers::Cluster) that the process shares;
 /// - `require!(dedicated_kubernetes)`: a new one, which the test may break;
-/// - `require!(kubernetes_without_node)`: a new one with a control plane alone, where no pod runs.
+/// - `require!(kubernetes_without_node)`: a new one with only a control plane, where no pod runs.
 ///
 /// Every engine has the image [`BUSYBOX`](crate::servers::BUSYBOX).
 /// For use in an `async fn` that returns `()` or a `Result<(), _>`.

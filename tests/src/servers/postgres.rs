@@ -1,8 +1,8 @@
 //! A throwaway PostgreSQL for tests.
 //!
-//! `RENGA_TEST_POSTGRES` may hold the URI of a server whose user may create databases; then that one is used.
-//! Otherwise each test process starts one cluster of its own, with the server's default durability (`fsync` on), when
-//! the first test asks for it, and every test gets a database of its own in it.
+//! `RENGA_TEST_POSTGRES` may hold the URI of a server whose user may create databases. The tests then use that server.
+//! Otherwise each test process starts its own cluster, with the server's default durability (`fsync` on), when the
+//! first test requests it. Every test gets its own database in it.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -22,19 +22,19 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 /// A running PostgreSQL server.
 #[derive(Debug)]
 pub struct Postgres {
-    /// Up to and without the database's name.
+    /// The server's URI, without the database's name.
     base: String,
-    /// Its process and its data folder, unless the server was given.
+    /// The process and the data folder, unless the server was given.
     process: Option<(Guarded, PathBuf)>,
 }
 
 static SHARED: OnceCell<Postgres> = OnceCell::const_new();
 static DATABASES: AtomicU32 = AtomicU32::new(0);
 
-/// The server that all tests of this process share: the given one, or one that is started at the first call.
+/// Returns the server that all tests of this process share: the given one, or one that the first call starts.
 ///
 /// # Errors
-/// When PostgreSQL is not installed or does not start; every later call tries again.
+/// Fails if PostgreSQL is not installed or does not start. Every later call tries again.
 pub async fn postgres() -> Result<&'static Postgres> {
     SHARED
         .get_or_try_init(|| async {
@@ -59,15 +59,15 @@ impl Postgres {
         Ok(Self { base: base.to_owned(), process: None })
     }
 
-    /// Starts a server of its own, for a test that stops or restarts it. Most tests share [`postgres`]'s.
+    /// Starts a separate server, for a test that stops or restarts it. Most tests share the server of [`postgres`].
     ///
-    /// It blocks for the second or two that this takes.
+    /// Blocks for the second or two that this takes.
     ///
     /// # Errors
-    /// When PostgreSQL is not installed or does not start.
+    /// Fails if PostgreSQL is not installed or does not start.
     pub fn start() -> Result<Self> {
         let binaries = Binaries::find()?;
-        // A port that is free now may be taken a moment later by another test process: try another one then.
+        // Another test process may take the free port before the server listens on it. The next try uses another port.
         let mut last_words = String::new();
         for _ in 0..3 {
             let folder = scratch_folder("postgres")?;
@@ -85,10 +85,10 @@ impl Postgres {
         bail!("PostgreSQL did not start: {last_words}")
     }
 
-    /// Makes an empty database and answers its URI.
+    /// Creates an empty database and returns its URI.
     ///
     /// # Errors
-    /// When the server does not answer or refuses.
+    /// Fails if the server does not respond or refuses.
     pub async fn create_database(&self) -> Result<String> {
         // Several test processes may share a given server.
         let name = format!("test_{}_{}", std::process::id(), DATABASES.fetch_add(1, Ordering::Relaxed));
@@ -105,12 +105,12 @@ impl Postgres {
         Ok(format!("{}/{name}", self.base))
     }
 
-    /// Ends the server at once, as a crash would; its files stay.
+    /// Ends the server at once, as a crash would. Its files stay.
     ///
     /// # Errors
-    /// When it is not ours to end, or has ended.
+    /// Fails if the server was given, or has ended.
     pub fn kill(&mut self) -> Result<()> {
-        // QUIT is PostgreSQL's own crash: after KILL its other processes would have to find out by themselves.
+        // QUIT is PostgreSQL's own crash. After KILL, the server's other processes would have to notice by themselves.
         let (process, _) = self.process.as_mut().context("a given server is not ours to end")?;
         process.end("QUIT")
     }
@@ -118,7 +118,7 @@ impl Postgres {
     /// Starts the server again after [`Postgres::kill`], at the same address with the same data, and waits for it.
     ///
     /// # Errors
-    /// When it is not ours to start, runs, or does not become ready.
+    /// Fails if the server was given, runs already, or does not become ready.
     pub fn start_again(&mut self) -> Result<()> {
         let (process, data) = self.process.as_mut().context("a given server is not ours to start")?;
         process.start_again()?;
@@ -128,7 +128,7 @@ impl Postgres {
     }
 }
 
-/// Where PostgreSQL is installed.
+/// Paths of PostgreSQL's programs.
 struct Binaries {
     initdb: PathBuf,
     postgres: PathBuf,
@@ -136,7 +136,7 @@ struct Binaries {
 
 impl Binaries {
     fn find() -> Result<Self> {
-        // Debian keeps them out of PATH, one folder per version.
+        // Debian installs the programs outside PATH, in one folder per version.
         let mut folders: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql")
             .map(|versions| versions.flatten().map(|version| version.path().join("bin")).collect())
             .unwrap_or_default();
@@ -149,7 +149,7 @@ impl Binaries {
         Ok(Self { initdb: find("initdb")?, postgres: find("postgres")? })
     }
 
-    /// PostgreSQL refuses to run as root: the user to run it as, who then owns the folder.
+    /// As root: gives the folder to another user and returns that user, because PostgreSQL refuses to run as root.
     fn own(&self, folder: &Path) -> Result<Option<&'static str>> {
         if !is_root() {
             return Ok(None);
@@ -190,7 +190,7 @@ impl Binaries {
     }
 }
 
-/// `setpriv` becomes the server, so that the guard's child is PostgreSQL itself (`su` and `runuser` would stay between).
+/// Uses `setpriv`, because it becomes the server and so the guard's child (`su` and `runuser` would stay between).
 fn as_user(user: Option<&str>) -> Vec<String> {
     user.map_or_else(Vec::new, |user| ["setpriv", "--reuid", user, "--clear-groups", "--"].map(str::to_owned).to_vec())
 }
@@ -199,7 +199,7 @@ fn free_port() -> Result<u16> {
     Ok(TcpListener::bind(("127.0.0.1", 0)).context("find a free port")?.local_addr()?.port())
 }
 
-/// PostgreSQL writes `ready` into its pid file when it accepts connections. False: it ended instead.
+/// Waits until PostgreSQL accepts connections: its pid file then has `ready`. Returns false if it ended instead.
 fn wait_until_ready(process: &mut Guarded, data: &Path) -> Result<bool> {
     let file = data.join("postmaster.pid");
     let start = Instant::now();

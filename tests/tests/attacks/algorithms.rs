@@ -1,4 +1,4 @@
-//! Signatures: by algorithms that the key does not have, of forms that are no signature, by keys that the token brings.
+//! Signatures with an algorithm that the key does not have, malformed signatures, and keys inside the token.
 
 use anyhow::{Context as _, Result};
 use base64::Engine as _;
@@ -19,7 +19,7 @@ const ALGORITHM: &str = "the token's algorithm is not accepted";
 const MALFORMED: &str = "the token is malformed";
 const SIGNATURE: &str = "the token's signature is not valid";
 
-/// Checks that a token is believed, or refused for this reason.
+/// Fails unless the token is accepted, or rejected for the reason `refused`.
 async fn check(deployment: &Deployment, token: &str, refused: Option<&str>) -> Result<()> {
     let answer = deployment.client.with_token(token).ask(Method::GET, CONTEXTS).await?;
     match refused {
@@ -33,7 +33,7 @@ fn claims() -> JWTClaims<Value> {
 }
 
 #[tokio::test]
-async fn a_token_does_not_choose_how_it_is_verified() -> Result<()> {
+async fn a_token_cannot_choose_its_algorithm() -> Result<()> {
     let forge = Forge::trusted();
     let deployment = Deployment::without_reconciler(&[("DEPLOYER_JWT_KEY", &forge.public_key_pem())]).await?;
     let mut table = Table::default();
@@ -81,7 +81,7 @@ async fn a_token_does_not_choose_how_it_is_verified() -> Result<()> {
     table.end()
 }
 
-/// The usual token of the client is of another issuer here.
+/// Fails unless a valid token of the forge is accepted. The client's usual token comes from another issuer here.
 async fn is_well_with(deployment: &Deployment, forge: &Forge) -> Result<()> {
     check(deployment, &forge.sign(crate::forge::HEADER, good_claims().to_string()), None).await
 }
@@ -103,7 +103,7 @@ async fn a_header_that_names_a_key_changes_nothing() -> Result<()> {
         ("jku", json!(evil), None),
         ("x5u", json!(evil), None),
         ("x5c", json!(["MIIB"]), None),
-        // The library takes this one for a text alone; to refuse it is as good.
+        // The JWT library accepts only a string here; a rejection is as safe.
         ("jwk", foreign.public_key_jwk(), Some(SIGNATURE)),
         ("typ", json!("at+jwt"), None),
         ("crit", json!(["exp"]), Some(ALGORITHM)),
@@ -117,7 +117,7 @@ async fn a_header_that_names_a_key_changes_nothing() -> Result<()> {
         header[name] = value;
         let (header, claims) = (header.to_string(), good_claims().to_string());
         table.case(&header, check(&deployment, &forge.sign(&header, &claims), refused).await);
-        // Believed or not, it is no way around the signature.
+        // The header never bypasses the signature check.
         let forged = foreign.sign(&header, &claims);
         table.case(format!("{header}, forged"), check(&deployment, &forged, refused.or(Some(SIGNATURE))).await);
     }
@@ -126,7 +126,7 @@ async fn a_header_that_names_a_key_changes_nothing() -> Result<()> {
     table.end()
 }
 
-/// A public key in every form in which somebody may know it.
+/// Returns the public key in every form in which an attacker may have it.
 fn forms(issuer: &Issuer, jwk: &Value) -> Result<Vec<(&'static str, Vec<u8>)>> {
     let (pem, base64) = (issuer.public_key_pem(), issuer.public_key_base64());
     let mut forms = vec![("DER", BASE64_STANDARD.decode(&base64)?)];
@@ -141,10 +141,10 @@ fn forms(issuer: &Issuer, jwk: &Value) -> Result<Vec<(&'static str, Vec<u8>)>> {
 }
 
 #[tokio::test]
-async fn a_public_key_is_no_secret_to_sign_with() -> Result<()> {
+async fn a_public_key_is_not_accepted_as_a_shared_secret() -> Result<()> {
     let (p256, rsa) = (Issuer::new(), Issuer::rsa());
     let der = BASE64_STANDARD.decode(p256.public_key_base64())?;
-    // The point is what the DER ends with.
+    // The DER ends with the point, 64 bytes.
     let (x, y) = der[der.len() - 64..].split_at(32);
     let p256_jwk = json!({"kty": "EC", "crv": "P-256", "x": part(x), "y": part(y)});
     let RSAPublicKeyComponents { n, e } = RS256PublicKey::from_pem(&rsa.public_key_pem())?.to_components();
@@ -161,7 +161,7 @@ async fn a_public_key_is_no_secret_to_sign_with() -> Result<()> {
             ];
             for (mac, token) in by {
                 table.case(format!("{mac} by {name}"), check(&deployment, &token, Some(ALGORITHM)).await);
-                // And under the name of an algorithm that the key has.
+                // The same token, with a header that names the key's own algorithm.
                 let (_, rest) = token.split_once('.').context("three parts")?;
                 let renamed = format!("{}.{rest}", part(json!({ "alg": algorithm }).to_string()));
                 let refused = check(&deployment, &renamed, Some(SIGNATURE)).await;
@@ -174,13 +174,13 @@ async fn a_public_key_is_no_secret_to_sign_with() -> Result<()> {
     table.end()
 }
 
-/// The order of the group of P-256.
+/// The group order of P-256.
 const ORDER: [u8; 32] = [
     0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xbc, 0xe6, 0xfa, 0xad, 0xa7,
     0x17, 0x9e, 0x84, 0xf3, 0xb9, 0xca, 0xc2, 0xfc, 0x63, 0x25, 0x51,
 ];
 
-/// Two numbers as the DER that other protocols write ECDSA signatures in.
+/// Returns an ECDSA signature as DER, the encoding of other protocols.
 fn as_der(r: &[u8], s: &[u8]) -> Vec<u8> {
     let integer = |number: &[u8]| {
         let zero: &[u8] = if number[0] >= 0x80 { &[0] } else { &[] };
@@ -192,7 +192,7 @@ fn as_der(r: &[u8], s: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn what_is_no_signature_signs_nothing() -> Result<()> {
+async fn malformed_signatures_are_rejected() -> Result<()> {
     let deployment = Deployment::without_reconciler(&[]).await?;
     let issuer = &deployment.issuer;
     let token = issuer.sign(claims());
@@ -249,7 +249,7 @@ async fn what_is_no_signature_signs_nothing() -> Result<()> {
     table.end()
 }
 
-/// One token by every algorithm that there is a key for.
+/// Returns one token for each algorithm, with the algorithm's name.
 fn by_every_algorithm(rsa: &RS256KeyPair, issuers: &[(&'static str, Issuer)]) -> Result<Vec<(&'static str, String)>> {
     let pem = rsa.to_pem()?;
     let mut tokens = vec![
@@ -265,7 +265,7 @@ fn by_every_algorithm(rsa: &RS256KeyPair, issuers: &[(&'static str, Issuer)]) ->
 }
 
 #[tokio::test]
-async fn a_key_verifies_its_own_algorithms_alone() -> Result<()> {
+async fn a_key_verifies_only_its_own_algorithms() -> Result<()> {
     let rsa = RS256KeyPair::generate(2_048)?;
     let issuers = [("ES256", Issuer::new()), ("ES384", Issuer::p384()), ("EdDSA", Issuer::ed25519())];
     let tokens = by_every_algorithm(&rsa, &issuers)?;
@@ -292,7 +292,7 @@ async fn a_key_verifies_its_own_algorithms_alone() -> Result<()> {
     table.end()
 }
 
-/// What somebody may give as the key by mistake.
+/// Values that an operator may configure as the key by mistake.
 const NO_KEYS: [(&str, &str); 5] = [
     (
         "RSA of 1024 bits",
@@ -305,7 +305,7 @@ const NO_KEYS: [(&str, &str); 5] = [
 ];
 
 #[tokio::test]
-async fn a_key_that_is_none_lets_nobody_in() -> Result<()> {
+async fn an_invalid_key_rejects_every_token() -> Result<()> {
     let private = RS256KeyPair::generate(2_048)?.to_pem()?;
     let mut table = Table::default();
     for (name, key) in NO_KEYS.into_iter().chain([("a private key", private.as_str())]) {

@@ -1,4 +1,4 @@
-//! The `Authorization` header: its forms, and what looks like one.
+//! The `Authorization` header: its valid and invalid forms, and other places for a token.
 
 use anyhow::{Context as _, Result, ensure};
 use renga_tests::deployment::Deployment;
@@ -59,7 +59,7 @@ async fn a_bearer_token_has_one_form() -> Result<()> {
         };
         table.case(&header, result);
     }
-    // What is no Authorization header is none.
+    // Other headers do not count as an Authorization header.
     for (name, value) in [
         ("proxy-authorization", format!("Bearer {token}")),
         ("x-authorization", format!("Bearer {token}")),
@@ -82,7 +82,7 @@ async fn a_bearer_token_has_one_form() -> Result<()> {
 }
 
 #[tokio::test]
-async fn what_http_itself_forbids_in_a_token_ends_the_connection() -> Result<()> {
+async fn an_authorization_header_that_violates_http_ends_the_connection() -> Result<()> {
     let deployment = Deployment::without_reconciler(&[]).await?;
     let token = deployment.issuer.token("alice");
     let (first, rest) = token.split_at(20);

@@ -1,4 +1,4 @@
-//! Bodies that are no JSON, or JSON that nobody should have to read, and headers that go with them.
+//! Bodies that are not JSON, JSON that no server should have to read, and headers that accompany bodies.
 
 use anyhow::{Context as _, Result, ensure};
 use renga_tests::client::Answer;
@@ -15,21 +15,21 @@ on_each_database! {
     headers_are_read_or_refused,
 }
 
-/// No answer is much longer than the longest body that may be sent.
+/// Maximum length of a response in bytes: not much more than the longest allowed request body.
 const LONGEST_ANSWER: usize = 2 << 20;
 
 async fn post(deployment: &Deployment, path: &str, body: Vec<u8>) -> Result<Answer> {
     deployment.client.send(deployment.client.request(Method::POST, path).body(body)).await
 }
 
-/// The answer has this status, and a problem is one and short.
+/// Fails unless the response has this status, is not too long and, if it is an error, is a problem document.
 fn check(answer: &Answer, status: u16) -> Result<()> {
     ensure!(answer.status == status, "{} {:.300}", answer.status, answer.body);
     ensure!(answer.body.len() <= LONGEST_ANSWER, "the answer has {} bytes", answer.body.len());
     if status == 201 { answer.json(201).map(drop) } else { answer.problem(status).map(drop) }
 }
 
-/// What cannot be read as JSON, wherever it is sent.
+/// Returns bodies that no endpoint accepts as JSON, with their names.
 fn no_json() -> Vec<(&'static str, Vec<u8>)> {
     const MIB: usize = 1 << 20;
     vec![

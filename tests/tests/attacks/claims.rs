@@ -1,4 +1,4 @@
-//! Tokens that are signed as they should be and say what they should not.
+//! Tokens with a valid signature and invalid claims.
 
 use anyhow::{Context as _, Result, ensure};
 use jwt_simple::prelude::Duration;
@@ -17,14 +17,14 @@ const NOT_YET: &str = "the token is not valid yet";
 const SUBJECT: &str = "the token has no subject";
 const MALFORMED: &str = "the token is malformed";
 
-/// A deployment that trusts the forge's key.
+/// Starts a deployment that trusts the key of the returned forge.
 async fn deployment() -> Result<(Deployment, Forge)> {
     let forge = Forge::trusted();
     let deployment = Deployment::without_reconciler(&[("DEPLOYER_JWT_KEY", &forge.public_key_pem())]).await?;
     Ok((deployment, forge))
 }
 
-/// Good claims with one that is another, or absent.
+/// Returns good claims in which the claim `name` has another value, or is absent.
 fn with(name: &str, value: impl Into<Option<Value>>) -> String {
     let mut claims = good_claims();
     match value.into() {
@@ -42,13 +42,13 @@ fn with(name: &str, value: impl Into<Option<Value>>) -> String {
     claims.to_string()
 }
 
-/// Good claims with one written out as it stands here.
+/// Returns good claims in which the claim `name` has this raw JSON value.
 fn written(name: &str, value: &str) -> String {
     with(name, json!("here")).replace("\"here\"", value)
 }
 
 #[tokio::test]
-async fn claims_of_another_form_are_not_believed() -> Result<()> {
+async fn invalid_claims_are_rejected() -> Result<()> {
     let (deployment, forge) = deployment().await?;
     let name = Issuer::NAME;
     let long = "s".repeat(256);
@@ -61,7 +61,7 @@ async fn claims_of_another_form_are_not_believed() -> Result<()> {
         (with("nbf", json!(0)), None),
         (with("iat", json!(FAR)), None),
     ];
-    // No instants.
+    // Values that are not valid times.
     for value in [
         "-1",
         "-9223372036854775808",
@@ -146,7 +146,7 @@ async fn check(deployment: &Deployment, token: &str, refused: Option<&str>) -> R
 }
 
 #[tokio::test]
-async fn parts_that_are_no_claims_are_not_read() -> Result<()> {
+async fn malformed_headers_and_claims_are_rejected() -> Result<()> {
     let (deployment, forge) = deployment().await?;
     let good = good_claims().to_string();
     let inside = good.trim_start_matches('{').trim_end_matches('}');

@@ -1,4 +1,4 @@
-//! Too much, too slowly, or without an end: whoever does it is cut off, and nobody else notices.
+//! Requests that are too large, too slow or endless: the server cuts them off, and other clients are not affected.
 
 use anyhow::{Context as _, Result, ensure};
 use renga_tests::deployment::Deployment;
@@ -9,7 +9,7 @@ use crate::wire::{Wire, ends};
 use crate::{CONTEXTS, SOON, Table, is_well};
 
 #[tokio::test]
-async fn heads_have_an_end() -> Result<()> {
+async fn the_size_of_a_head_is_limited() -> Result<()> {
     let deployment = Deployment::without_reconciler(&[]).await?;
     let long = "x".repeat(1 << 20);
     let start = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n";
@@ -38,7 +38,7 @@ async fn heads_have_an_end() -> Result<()> {
 }
 
 #[tokio::test]
-async fn bodies_have_an_end() -> Result<()> {
+async fn the_size_of_a_body_is_limited() -> Result<()> {
     let deployment = Deployment::without_reconciler(&[]).await?;
     let token = deployment.issuer.token("alice");
     let body = " ".repeat(64 << 20);
@@ -66,7 +66,7 @@ async fn bodies_have_an_end() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_body_that_ends_before_its_end_makes_nothing() -> Result<()> {
+async fn a_truncated_body_creates_nothing() -> Result<()> {
     let deployment = Deployment::without_reconciler(&[]).await?;
     let token = deployment.issuer.token("alice");
     let mut table = Table::default();
@@ -97,14 +97,14 @@ async fn a_body_that_ends_before_its_end_makes_nothing() -> Result<()> {
 }
 
 #[tokio::test]
-async fn those_who_are_slow_hold_up_nobody() -> Result<()> {
+async fn slow_clients_do_not_delay_others() -> Result<()> {
     let deployment = Deployment::without_reconciler(&[]).await?;
     let head = format!("POST {CONTEXTS} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer ");
     let head = format!("{head}{}\r\n", deployment.issuer.token("alice"));
     let body = r#"{"image": "busybox"}"#;
     let small = format!("{head}Content-Length: {}\r\n\r\n", body.len());
     let mut slow = Vec::new();
-    // Of each kind more than all instances together take requests, with what each goes on with.
+    // Of each kind, more connections than all instances take requests; each has the bytes that it sends next.
     for _ in 0..130 {
         for (start, next) in [
             (String::new(), "x"),

@@ -1,4 +1,4 @@
-//! Tokens of any form, signed or not.
+//! Tokens with any header and claims, including malformed ones.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -6,37 +6,37 @@ use ed25519_compact::{KeyPair, Seed};
 use renga_tests::issuer::Issuer;
 use serde_json::{Value, json};
 
-/// An instant that is far away, in seconds.
+/// A time in the far future, in seconds since 1970.
 pub(crate) const FAR: i64 = 4_000_000_000;
 
-/// The header of an ordinary token.
+/// The header of a valid token.
 pub(crate) const HEADER: &str = r#"{"alg":"EdDSA","typ":"JWT"}"#;
 
-/// Signs any bytes as header and claims, which the JWT library would not.
+/// Signs any bytes as header and claims; the JWT library does not allow that.
 pub(crate) struct Forge(KeyPair);
 
 impl Forge {
-    /// With the key that deployments here are given.
+    /// Returns a forge with the key that the deployments of these tests trust.
     pub(crate) fn trusted() -> Self {
         Self(KeyPair::from_seed(Seed::new([7; 32])))
     }
 
-    /// With a key that nobody trusts.
+    /// Returns a forge with a key that no deployment trusts.
     pub(crate) fn foreign() -> Self {
         Self(KeyPair::from_seed(Seed::new([8; 32])))
     }
 
-    /// What verifies its tokens.
+    /// Returns the public key that verifies the tokens of this forge, in PEM.
     pub(crate) fn public_key_pem(&self) -> String {
         self.0.pk.to_pem()
     }
 
-    /// What an attacker would put into a token, for whoever takes keys from there.
+    /// Returns the public key as a JWK. An attacker puts it into the token, for a verifier that takes keys from there.
     pub(crate) fn public_key_jwk(&self) -> Value {
         json!({"kty": "OKP", "crv": "Ed25519", "x": part(*self.0.pk), "kid": "mine"})
     }
 
-    /// A token of these two parts.
+    /// Returns the signed token with this header and these claims.
     pub(crate) fn sign(&self, header: impl AsRef<[u8]>, claims: impl AsRef<[u8]>) -> String {
         let message = format!("{}.{}", part(header), part(claims));
         let signature = self.0.sk.sign(&message, None);
@@ -44,12 +44,12 @@ impl Forge {
     }
 }
 
-/// A part of a token.
+/// Returns the base64url encoding of one part of a token.
 pub(crate) fn part(bytes: impl AsRef<[u8]>) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(bytes)
 }
 
-/// Claims that are believed when they are signed.
+/// Returns claims that are accepted if their signature is valid.
 pub(crate) fn good_claims() -> Value {
     json!({"iss": Issuer::NAME, "sub": "alice", "exp": FAR, "scope": "deployer:contexts_read"})
 }

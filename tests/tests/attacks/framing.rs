@@ -1,4 +1,4 @@
-//! Where one request ends and the next begins: a second request that is hidden in the first is never answered.
+//! Request smuggling: a second request that is hidden in the first is never answered.
 
 use anyhow::{Result, ensure};
 use renga_tests::deployment::Deployment;
@@ -6,17 +6,17 @@ use renga_tests::deployment::Deployment;
 use crate::wire::{Reply, Wire};
 use crate::{CONTEXTS, Table, is_well};
 
-/// What an attacker would hide in another's request. Its answer tells the API's version, as no other does.
+/// The request that an attacker hides in another request. Only its response contains the API's version.
 const HIDDEN: &str = "GET /version HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
-/// What may come of a request.
+/// Expected result of a request.
 #[derive(Clone, Copy)]
 enum Fate {
-    /// One 400, and the connection is closed.
+    /// One response with status 400, then the connection is closed.
     Refused,
-    /// Answers with these statuses, and then the connection is closed.
+    /// Responses with these statuses, then the connection is closed.
     Closed(&'static [u16]),
-    /// One answer with this status, and the connection is good for the next.
+    /// One response with this status, and the connection stays usable.
     Kept(u16),
 }
 
@@ -41,7 +41,7 @@ impl Fate {
     }
 }
 
-/// Sends each request on a connection of its own.
+/// Sends each request on its own connection and checks its result.
 async fn check(cases: Vec<(String, String, Fate)>) -> Result<()> {
     let deployment = Deployment::without_reconciler(&[]).await?;
     let token = deployment.issuer.token("alice");
@@ -59,15 +59,15 @@ async fn check(cases: Vec<(String, String, Fate)>) -> Result<()> {
     table.end()
 }
 
-/// A request that may make a context, with these lines in its head and this after it.
+/// Returns a request that creates a context, with `lines` in its head and `body` after it.
 fn post(lines: &str, body: &str) -> String {
     format!("POST {CONTEXTS} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {{token}}\r\n{lines}\r\n\r\n{body}")
 }
 
 #[tokio::test]
-async fn a_length_and_chunks_at_once_hide_nothing() -> Result<()> {
+async fn a_length_together_with_chunks_hides_no_request() -> Result<()> {
     let mut cases = Vec::new();
-    // What is in the chunks is no JSON, or there is nothing in them.
+    // The chunks are empty or contain no JSON.
     let (empty, within) = (format!("0\r\n\r\n{HIDDEN}"), format!("{:x}\r\n{HIDDEN}\r\n0\r\n\r\n", HIDDEN.len()));
     for (name, body) in [("after the chunks", &empty), ("in a chunk", &within)] {
         for length in [0, 4, body.len(), body.len() - HIDDEN.len(), 1 << 19] {
@@ -87,7 +87,7 @@ async fn a_length_and_chunks_at_once_hide_nothing() -> Result<()> {
 }
 
 #[tokio::test]
-async fn chunks_in_disguise_hide_nothing() -> Result<()> {
+async fn a_disguised_transfer_encoding_hides_no_request() -> Result<()> {
     let body = format!("0\r\n\r\n{HIDDEN}");
     let mut cases = Vec::new();
     for disguise in [
@@ -118,10 +118,10 @@ async fn chunks_in_disguise_hide_nothing() -> Result<()> {
         cases.push((disguise.escape_debug().to_string(), post(&lines, &body), Fate::Refused));
         cases.push((format!("{} alone", disguise.escape_debug()), post(disguise, &body), Fate::Refused));
     }
-    // To HTTP/1.0 there are no chunks.
+    // HTTP/1.0 has no chunked encoding.
     let old = post("Transfer-Encoding: chunked", &body).replace("HTTP/1.1\r\nHost", "HTTP/1.0\r\nHost");
     cases.push(("HTTP/1.0".into(), old, Fate::Refused));
-    // Other headers by other names: the length counts, all of the body is no JSON, and nothing is hidden.
+    // Headers with similar names are ignored: the length counts, the whole body is not JSON, and nothing is hidden.
     for other in
         ["Transfer_Encoding: chunked", "X-Transfer-Encoding: chunked", "TransferEncoding: chunked", "TE: chunked"]
     {
@@ -132,7 +132,7 @@ async fn chunks_in_disguise_hide_nothing() -> Result<()> {
 }
 
 #[tokio::test]
-async fn lengths_that_are_none_are_refused() -> Result<()> {
+async fn invalid_lengths_are_rejected() -> Result<()> {
     let mut cases = Vec::new();
     let body = r#"{"image": "a"}"#;
     let length = body.len();
@@ -179,16 +179,16 @@ async fn lengths_that_are_none_are_refused() -> Result<()> {
         assert_eq!(length, 14);
         cases.push((lines.escape_debug().to_string(), post(lines, body), Fate::Kept(201)));
     }
-    // The HTTP library keeps the greatest number for itself, and takes it for too much.
+    // The HTTP library reserves the greatest number for itself, and rejects it as too large.
     cases.push(("2^64 - 1".into(), post("Content-Length: 18446744073709551615", body), Fate::Closed(&[431])));
-    // Shorter than what is sent: what was meant as its end is no request.
+    // The length is shorter than the body, so the rest of the body is read as a malformed request.
     let short = format!("Content-Length: {}", body.len() - 1);
     cases.push(("a length that is too short".into(), post(&short, body), Fate::Closed(&[400, 400])));
     check(cases).await
 }
 
 #[tokio::test]
-async fn chunks_that_are_none_are_refused() -> Result<()> {
+async fn invalid_chunks_are_rejected() -> Result<()> {
     let mut cases = Vec::new();
     let extension = "x".repeat(100_000);
     for (name, body) in [
@@ -231,7 +231,7 @@ async fn chunks_that_are_none_are_refused() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_body_that_nobody_reads_is_no_request() -> Result<()> {
+async fn an_unread_body_is_not_a_request() -> Result<()> {
     let mut cases = Vec::new();
     for (name, line, status) in [
         ("a GET", "GET /healthz", 200),
@@ -244,7 +244,7 @@ async fn a_body_that_nobody_reads_is_no_request() -> Result<()> {
             ("Transfer-Encoding: chunked".to_owned(), format!("{:x}\r\n{HIDDEN}\r\n0\r\n\r\n", HIDDEN.len())),
         ] {
             let request = format!("{line} HTTP/1.1\r\nHost: localhost\r\n{framing}\r\n\r\n{body}");
-            // What is whole is skipped, and the connection is good for more.
+            // A complete body is skipped, and the connection stays usable.
             cases.push((format!("{name}, {framing}"), request, Fate::Kept(status)));
         }
     }

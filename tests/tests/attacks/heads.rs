@@ -1,4 +1,4 @@
-//! Heads of requests that are not as HTTP has them.
+//! Request heads that violate HTTP.
 
 use anyhow::{Context as _, Result, ensure};
 use renga_tests::deployment::Deployment;
@@ -7,13 +7,13 @@ use serde_json::Value;
 use crate::wire::{Reply, Wire, ends};
 use crate::{CONTEXTS, NOWHERE, Table, is_well};
 
-/// Sends one request, and returns what came of it.
+/// Sends bytes on a new connection. Returns the responses, and whether the connection was closed.
 async fn send(deployment: &Deployment, bytes: &[u8]) -> Result<(Vec<Reply>, bool)> {
     Wire::connect(deployment).await?.exchange(bytes).await
 }
 
 #[tokio::test]
-async fn heads_that_are_none_end_the_connection() -> Result<()> {
+async fn a_malformed_head_ends_the_connection() -> Result<()> {
     let deployment = Deployment::without_reconciler(&[]).await?;
     let mut table = Table::default();
     let good = "Host: localhost\r\n";
@@ -52,7 +52,7 @@ async fn heads_that_are_none_end_the_connection() -> Result<()> {
 
 #[tokio::test]
 async fn other_protocols_end_the_connection() -> Result<()> {
-    // What a browser says first where it expects TLS.
+    // A TLS ClientHello, which a browser sends first if it expects TLS.
     let hello = [&[0x16, 3, 1, 0, 0x2f, 1, 0, 0, 0x2b, 3, 3][..], &[7; 32], &[0, 0, 2, 0x13, 1, 1, 0, 0, 0]].concat();
     let deployment = Deployment::without_reconciler(&[]).await?;
     let mut table = Table::default();
@@ -83,7 +83,7 @@ async fn other_protocols_end_the_connection() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_request_is_for_one_host() -> Result<()> {
+async fn a_request_names_exactly_one_host() -> Result<()> {
     let deployment = Deployment::without_reconciler(&[]).await?;
     let mut table = Table::default();
     for (name, head, status) in [
@@ -117,7 +117,7 @@ async fn a_request_is_for_one_host() -> Result<()> {
             let (replies, _) = send(&deployment, format!("{head}\r\n").as_bytes()).await?;
             let statuses: Vec<u16> = replies.iter().map(|reply| reply.status).collect();
             ensure!(statuses == [status], "{statuses:?}");
-            // Nothing points to where the attacker would have it.
+            // The response does not contain the attacker's host.
             ensure!(!replies[0].head.contains("evil") && !String::from_utf8_lossy(&replies[0].body).contains("evil"));
             Ok(())
         };
@@ -129,8 +129,8 @@ async fn a_request_is_for_one_host() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_line_ends_alike_for_everybody() -> Result<()> {
-    // RFC 9112, section 2.2: a line feed alone may end a line. Then it ends every line, and hides none.
+async fn a_bare_line_feed_ends_a_line() -> Result<()> {
+    // RFC 9112, section 2.2: a line feed alone may end a line. It must then end every line, so that no line is hidden.
     let deployment = Deployment::without_reconciler(&[]).await?;
     let mut table = Table::default();
     for (name, head) in [
@@ -151,7 +151,7 @@ async fn a_line_ends_alike_for_everybody() -> Result<()> {
 }
 
 #[tokio::test]
-async fn methods_that_nobody_has_are_told_which_there_are() -> Result<()> {
+async fn an_unknown_method_is_answered_with_the_allowed_methods() -> Result<()> {
     let deployment = Deployment::without_reconciler(&[]).await?;
     let mut table = Table::default();
     let long = "X".repeat(1_000);

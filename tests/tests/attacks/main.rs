@@ -1,8 +1,8 @@
-//! Attacks on the running system over HTTP: tokens that are forged, users who reach for what is somebody else's, requests
-//! that are not as HTTP or JSON has them.
+//! Attacks on the running system over HTTP: forged tokens, access to another user's data, and requests that violate
+//! HTTP or JSON.
 //!
-//! Obligations of what is attacked: the answer is the one that the same request deserves, never a 500, nothing of what was
-//! sent comes back in it, and the next good request is answered as if nothing had happened.
+//! Obligations of the attacked system: each attack gets the response that its request deserves, never a 500; the
+//! response repeats nothing that was sent; the next good request succeeds as if nothing had happened.
 
 mod algorithms;
 mod authorization;
@@ -25,12 +25,12 @@ use reqwest::Method;
 use tokio::time::timeout;
 
 const CONTEXTS: &str = "/v1/contexts";
-/// An id that nothing has.
+/// An id that no context and no execution has.
 const NOWHERE: &str = "0190a0b0-c0d0-7000-8000-00000000000a";
-/// How soon a good request is answered, on a machine that does much else.
+/// Maximum response time of a good request, on a busy machine.
 const SOON: Duration = Duration::from_secs(5);
 
-/// Cases that are all looked at before one that failed ends the test.
+/// Test cases. All of them run before a failed one ends the test.
 #[derive(Default)]
 struct Table {
     seen: usize,
@@ -38,7 +38,7 @@ struct Table {
 }
 
 impl Table {
-    /// Notes how a case went, under its name.
+    /// Records the result of a case under its name.
     fn case(&mut self, name: impl AsRef<str>, result: Result<()>) {
         self.seen += 1;
         if let Err(error) = result {
@@ -47,7 +47,7 @@ impl Table {
         }
     }
 
-    /// Fails with every case that did.
+    /// Fails with the list of all failed cases, or if there was no case.
     fn end(self) -> Result<()> {
         ensure!(self.seen > 0, "there is no case");
         let (failed, seen) = (self.failed.len(), self.seen);
@@ -56,14 +56,14 @@ impl Table {
     }
 }
 
-/// The system is as it should be: a good request is answered, and soon.
+/// Fails unless a good request succeeds within `SOON`.
 async fn is_well(deployment: &Deployment) -> Result<()> {
     let asked = deployment.client.ask(Method::GET, "/v1/contexts?limit=1");
     let answer = timeout(SOON, asked).await.context("a good request is not answered any more")??;
     answer.json(200).map(drop)
 }
 
-/// The answer is a 401 whose challenge (RFC 6750, section 3) gives `reason`, with nothing in it of what was sent.
+/// Fails unless the response is a 401 with `reason` in its challenge (RFC 6750, section 3) and without parts of `sent`.
 fn is_refused(answer: &Answer, reason: &str, sent: &[u8]) -> Result<()> {
     let problem = answer.problem(401)?;
     ensure!(problem["detail"] == reason, "refused because {:?}, not because {reason:?}", problem["detail"]);

@@ -1,4 +1,4 @@
-//! Paths and queries that are not what they seem.
+//! Paths and queries with encoded, malformed or misleading parts.
 
 use anyhow::{Context as _, Result, ensure};
 use renga_tests::deployment::Deployment;
@@ -13,14 +13,14 @@ on_each_database! {
     a_query_is_read_or_refused,
 }
 
-/// The status and the body that a path has, exactly as it is written here.
+/// Sends a GET for `target`, byte for byte. Returns the status and the body of the response.
 async fn get(deployment: &Deployment, target: &[u8]) -> Result<(u16, Value)> {
     let token = deployment.issuer.token("alice");
     let head = format!(" HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\r\n");
     let (mut replies, _) =
         Wire::connect(deployment).await?.exchange(&[b"GET ", target, head.as_bytes()].concat()).await?;
     let reply = replies.pop().filter(|_| replies.is_empty()).context("not one answer")?;
-    // What is no HTTP is refused before there is anything that could tell a problem.
+    // The HTTP library rejects malformed HTTP with an empty body, before the API could write a problem document.
     let body = if reply.body.is_empty() { Value::Null } else { serde_json::from_slice(&reply.body)? };
     Ok((reply.status, body))
 }
@@ -86,7 +86,7 @@ async fn a_path_is_what_it_says(deployment: &Deployment) -> Result<()> {
         "an id in upper case is the same id",
         (status == 200 && body["identifier"] == mine.as_str()).then_some(()).context("it is not"),
     );
-    // Bytes that are no ASCII, as text and not.
+    // Control characters and bytes beyond ASCII, as valid and as invalid UTF-8.
     for bytes in [&b"\xc3\xa4"[..], b"\xff", b"\x80", b"\xed\xa0\x80", b"\xc0\xaf", b"\x7f", b"\x01", b"\x1b"] {
         for target in [
             [b"/v1/contexts/", bytes].concat(),
@@ -167,7 +167,7 @@ async fn a_query_is_read_or_refused(deployment: &Deployment) -> Result<()> {
         };
         table.case(format!("{path}?{query}"), told.await);
     }
-    // More than a head may have.
+    // A query that is longer than a request head may be.
     let (status, _) = get(deployment, format!("{CONTEXTS}/{NOWHERE}?{}", "a&".repeat(100_000)).as_bytes()).await?;
     table.case("200,000 bytes", matches!(status, 414 | 431).then_some(()).with_context(|| status.to_string()));
     is_well(deployment).await?;

@@ -1,4 +1,4 @@
-//! Two users who reach for each other's contexts and executions, by every way there is.
+//! Two users who try to access each other's contexts and executions, with every request of the API.
 
 use std::time::{Duration, Instant};
 
@@ -19,10 +19,10 @@ on_each_database! {
     what_is_not_there_takes_as_long,
 }
 
-/// Another id that nothing has.
+/// A second id that no context and no execution has.
 const NOTHING: &str = "0190a0b0-c0d0-7000-8000-00000000000b";
 
-/// Every request for an execution under a context, or for the context.
+/// Returns every request for an execution of a context, and for the context itself.
 fn every_request(context: &str, execution: &str) -> Vec<(Method, String)> {
     let context = format!("{CONTEXTS}/{context}");
     let execution = format!("{context}/executions/{execution}");
@@ -49,7 +49,7 @@ fn every_request(context: &str, execution: &str) -> Vec<(Method, String)> {
     requests
 }
 
-/// All of an answer that says something.
+/// Returns the status, the headers without `Date`, and the body of a response.
 fn shown(answer: &Answer) -> (u16, Vec<(String, String)>, String) {
     let mut headers: Vec<(String, String)> = answer
         .headers
@@ -61,7 +61,7 @@ fn shown(answer: &Answer) -> (u16, Vec<(String, String)>, String) {
     (answer.status.as_u16(), headers, answer.body.clone())
 }
 
-/// An execution of this user's own that runs and has written something.
+/// Creates an execution of this user that is running and has logs.
 async fn running(deployment: &Deployment, client: &Client) -> Result<Execution> {
     let execution = client.run(json!({"image": "busybox", "labels": ["a=b"]})).await?;
     let mut hand = Hand::on(deployment.database()?, &execution).await?;
@@ -70,16 +70,16 @@ async fn running(deployment: &Deployment, client: &Client) -> Result<Execution> 
     Ok(execution)
 }
 
-/// What a user sees of what is theirs.
+/// Returns the context, the executions, the ports and the logs that a user sees of their own.
 async fn seen(client: &Client, execution: &Execution) -> Result<Value> {
     let (context, ports) = (format!("{CONTEXTS}/{}", execution.context), format!("{}/ports", execution.path));
     let (all, logs) = (client.get("/v1/executions").await?, client.logs(execution, "").await?);
     Ok(json!([client.get(&context).await?, all, client.get(&ports).await?, logs]))
 }
 
-/// An answer says neither that something is there nor anything else but what is said of nothing.
+/// Fails unless the response equals `missing`, the response to the same request for ids that do not exist.
 fn is_nothing(method: &Method, answer: &Answer, missing: &Answer) -> Result<()> {
-    // Which methods a path has is no secret.
+    // The allowed methods of a path are not secret.
     ensure!(*method == Method::OPTIONS || answer.status.is_client_error(), "{answer:?}");
     ensure!(shown(answer) == shown(missing), "{answer:?} is not what nothing answers: {missing:?}");
     Ok(())
@@ -111,7 +111,7 @@ async fn what_is_somebody_elses_is_not_there(deployment: &Deployment) -> Result<
         for ((method, path), (_, nowhere)) in
             every_request(context, execution).into_iter().zip(every_request(NOWHERE, NOWHERE))
         {
-            // Of one's own context something is there.
+            // Requests for the user's own context find something.
             if is_mine && !path.contains(execution) {
                 continue;
             }
@@ -125,7 +125,7 @@ async fn what_is_somebody_elses_is_not_there(deployment: &Deployment) -> Result<
     table.end()
 }
 
-/// The ids of a list.
+/// Returns the ids in a list response.
 fn ids(list: &Value) -> Vec<&str> {
     let rows = list.as_object().into_iter().flat_map(|list| list.values()).filter_map(Value::as_array).flatten();
     rows.filter_map(|row| row["identifier"].as_str()).collect()
@@ -134,7 +134,7 @@ fn ids(list: &Value) -> Vec<&str> {
 async fn lists_hold_ones_own(deployment: &Deployment) -> Result<()> {
     let (alice, bob) = (&deployment.client, &deployment.client_of("bob"));
     let mut made = [Vec::new(), Vec::new()];
-    // In turn, so that each one's rows lie between the other's.
+    // The users create in turn, so that their rows alternate.
     for _ in 0..4 {
         for (client, made) in [alice, bob].into_iter().zip(&mut made) {
             let execution = client.run(json!({"image": "busybox", "labels": ["team=x"]})).await?;
@@ -149,7 +149,7 @@ async fn lists_hold_ones_own(deployment: &Deployment) -> Result<()> {
     ensure!(foreign.len() == 12, "{foreign:?}");
     let queries = ["", "label=team", "label=team%3Dx", "state=pending", "limit=1000", "limit=1"];
     let mut queries: Vec<String> = queries.map(str::to_owned).into();
-    // Where the other's pages lead to.
+    // The `next` links of the other user's pages.
     for list in ["/v1/contexts?limit=1&label=team", "/v1/executions?limit=3", "/v1/executions?limit=1&state=pending"] {
         let mut path = list.to_owned();
         while let Some(next) = next_page(alice, &path).await? {
@@ -172,7 +172,7 @@ async fn lists_hold_ones_own(deployment: &Deployment) -> Result<()> {
     table.end()
 }
 
-/// Where the page after this one is.
+/// Returns the path of the next page, if there is one.
 async fn next_page(client: &Client, path: &str) -> Result<Option<String>> {
     let answer = client.ask(Method::GET, path).await?;
     answer.json(200)?;
@@ -192,14 +192,14 @@ async fn keys_of_others_are_free(deployment: &Deployment) -> Result<()> {
     let executions =
         |context: &Value| format!("{CONTEXTS}/{}/executions", context["identifier"].as_str().unwrap_or_default());
     let run = post(alice, &executions(&theirs), json!({})).await?.json(201)?;
-    // Under the other's context there is nothing, whatever the key; under one's own the key is new.
+    // The other user's context is not found, with any key. In the user's own context, the key is new.
     let nowhere = json!({ "identifier": NOWHERE });
     for context in [&theirs, &nowhere] {
         post(bob, &executions(context), json!({})).await?.problem(404)?;
     }
     let own = post(bob, &executions(&mine), json!({})).await?.json(201)?;
     ensure!(run["identifier"] != own["identifier"], "one execution for two users");
-    // A key that one has used is used, and says nothing of what is asked for with it.
+    // A key that the user has used before is a conflict, and the response reveals nothing about the context.
     for context in [&theirs, &nowhere] {
         post(bob, &executions(context), json!({})).await?.problem(409)?;
     }
@@ -207,13 +207,13 @@ async fn keys_of_others_are_free(deployment: &Deployment) -> Result<()> {
     Ok(())
 }
 
-/// How often each of the two is asked for, before they are compared.
+/// Number of requests for each of the two paths, before their times are compared.
 const ROUNDS: usize = 40;
-/// How often they are compared: what takes longer does so every time, and not only while the machine does much else.
+/// Maximum number of comparisons. A real difference shows in each of them, not only while the machine is busy.
 const COMPARED: usize = 4;
 
-/// How long it takes in the middle of many times to ask for each of two paths, in turn, so that whatever else the machine
-/// does falls on both.
+/// Returns the median response time of each of two paths. The requests alternate, so that other load on the machine
+/// affects both.
 async fn medians(client: &Client, method: &Method, paths: [&str; 2]) -> Result<[Duration; 2]> {
     let mut took = [Vec::new(), Vec::new()];
     for round in 0..ROUNDS {
@@ -231,7 +231,7 @@ async fn medians(client: &Client, method: &Method, paths: [&str; 2]) -> Result<[
 
 async fn what_is_not_there_takes_as_long(deployment: &Deployment) -> Result<()> {
     let (alice, bob) = (&deployment.client, &deployment.client_of("bob"));
-    // Large, and much of it: to read it would be seen.
+    // A large context with many executions, because reading them would take a measurable time.
     let spec = json!({"image": "busybox", "command": vec!["x".repeat(1_000); 700], "labels": ["a=b"]});
     let theirs = alice.run(spec).await?;
     for _ in 0..200 {

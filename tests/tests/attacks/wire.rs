@@ -1,4 +1,4 @@
-//! A connection on which anything can be sent, and every answer is seen.
+//! A connection that sends any bytes and returns every response.
 
 use anyhow::{Context as _, Result, bail, ensure};
 use renga_tests::deployment::{Deployment, PATIENCE};
@@ -7,19 +7,19 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
 
-/// A good request, whose answer is like no other: it tells that all answers before it were seen.
+/// A good request with a unique response status. Its response shows that all responses before it were received.
 const LAST: &[u8] = b"OPTIONS /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
-/// The status of its answer.
+/// The status of the response to `LAST`.
 const LAST_STATUS: u16 = 204;
 
-/// A connection.
+/// A TCP connection to a deployment.
 pub(crate) struct Wire {
     from: OwnedReadHalf,
     to: OwnedWriteHalf,
     unread: Vec<u8>,
 }
 
-/// An answer.
+/// An HTTP response.
 #[derive(Debug)]
 pub(crate) struct Reply {
     pub(crate) status: u16,
@@ -37,23 +37,23 @@ impl Wire {
         Ok(Self { from, to, unread: Vec::new() })
     }
 
-    /// Sends bytes; they may be more than anybody reads.
+    /// Sends bytes, possibly more than the server reads.
     pub(crate) async fn send(&mut self, bytes: &[u8]) -> Result<()> {
         Ok(self.to.write_all(bytes).await?)
     }
 
-    /// Says that nothing more is sent.
+    /// Closes the sending half of the connection.
     pub(crate) async fn end(&mut self) -> Result<()> {
         Ok(self.to.shutdown().await?)
     }
 
-    /// Sends bytes and a good request after them. Returns the answers to the bytes, and whether the connection was closed
-    /// instead of answering the good request.
+    /// Sends bytes, then a good request. Returns the responses to the bytes, and whether the connection was closed
+    /// without a response to the good request.
     pub(crate) async fn exchange(self, bytes: &[u8]) -> Result<(Vec<Reply>, bool)> {
         let Self { mut from, mut to, mut unread } = self;
         let bytes = [bytes, LAST].concat();
-        // The server may close while much is still to be sent: that is one of the answers. What sends is kept until all is
-        // read, since without it the server would see the connection's end.
+        // The server may close the connection before everything is sent; some tests expect that. The sending half is
+        // kept until everything is read, because the server would see the end of the connection if it were dropped.
         let sending = tokio::spawn(async move {
             let _ = to.write_all(&bytes).await;
             to
@@ -70,13 +70,14 @@ impl Wire {
         Ok((replies, closed))
     }
 
-    /// The next answer; `None` if the connection was closed before it.
+    /// Returns the next response, or `None` if the connection was closed first.
     pub(crate) async fn reply(&mut self) -> Result<Option<Reply>> {
         receive(&mut self.from, &mut self.unread).await
     }
 }
 
-/// Sends all of `bytes` that is taken. Checks that there is one answer with a status of these, and then the end.
+/// Sends as much of `bytes` as the server accepts. Fails unless there is exactly one response, its status is in
+/// `possible`, and the connection is then closed.
 pub(crate) async fn ends(deployment: &Deployment, bytes: &[u8], possible: &[u16]) -> Result<()> {
     let (replies, closed) = Wire::connect(deployment).await?.exchange(bytes).await?;
     let statuses: Vec<u16> = replies.iter().map(|reply| reply.status).collect();
@@ -109,7 +110,7 @@ async fn receive(from: &mut OwnedReadHalf, unread: &mut Vec<u8>) -> Result<Optio
     Ok(Some(Reply { status, head, body: unread.drain(..length).collect() }))
 }
 
-/// Reads more; false at the end, however it came.
+/// Reads more bytes into `unread`. Returns false at the end of the connection, also if the end is an error.
 async fn more(from: &mut OwnedReadHalf, unread: &mut Vec<u8>) -> Result<bool> {
     let read = timeout(PATIENCE, from.read_buf(unread)).await.context("neither an answer nor an end")?;
     Ok(read.is_ok_and(|count| count > 0))

@@ -1,5 +1,5 @@
-//! `renga-deployer up` killed while clients write: what was answered is there, what was not is there whole or not at
-//! all, and who tries again with the same key gets one row.
+//! `renga-deployer up` is killed while clients write. A write that was answered is stored; a write that was not is
+//! stored completely or not at all; a retry with the same key creates only one row.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -19,9 +19,9 @@ use tokio::task::JoinSet;
 
 use crate::{log_tail, random_kills, say, seed};
 
-/// Clients that write at the same time.
+/// Number of clients that write at the same time.
 const WRITERS: usize = 6;
-/// Long enough that a row does not fit into one page of a database.
+/// Length of a value in bytes, so that a row does not fit into one page of a database.
 const LONG: usize = 6_000;
 
 #[tokio::test]
@@ -41,7 +41,7 @@ async fn killed_during_writes(name: &str, database: Option<String>) -> Result<()
     let issuer = Issuer::new();
     let environment = environment(folder.path(), &issuer, database);
     let (random, kills) = (seed(name), random_kills() / 5);
-    // Where the API is now; `None` stops the writers.
+    // The client of the current API. `None` stops the writers.
     let (now_at, at) = watch::channel(Some(Client::new("http://127.0.0.1:1", &issuer.token("alice"))));
     let mut writers = JoinSet::new();
     for writer in 0..WRITERS {
@@ -84,7 +84,7 @@ fn environment(folder: &Path, issuer: &Issuer, database: Option<String>) -> Envi
         ("DEPLOYER_JWT_KEY", &issuer.public_key_pem()),
         ("DEPLOYER_JWT_ISSUER", Issuer::NAME),
         ("DEPLOYER_METRICS_ADDRESS", "127.0.0.1:0"),
-        // Away, so that executions are rows and nothing else.
+        // The engine is unreachable, so that executions are only rows.
         ("DEPLOYER_ENGINE_DOCKER", &engine),
     ]
     .into_iter()
@@ -105,16 +105,16 @@ async fn start(environment: &Environment, issuer: &Issuer, folder: &Path) -> Res
     Ok((process, client))
 }
 
-/// Something that was asked for.
+/// A POST request and its result.
 struct Post {
     key: String,
     path: &'static str,
     tries: u32,
-    /// What the answer called it; `None`: there was no answer, and this was not tried again.
+    /// The id in the response; `None` if there was no response and no retry.
     id: Option<String>,
 }
 
-/// Posts contexts, and an execution of each, until there is no API any more. Every other one is tried again until it is
+/// Posts contexts, and an execution of each, until the writers have to stop. Every second post is retried until it is
 /// answered.
 async fn write(writer: usize, mut at: watch::Receiver<Option<Client>>) -> Result<Vec<Post>> {
     let mut posts = Vec::new();
@@ -133,7 +133,7 @@ async fn write(writer: usize, mut at: watch::Receiver<Option<Client>>) -> Result
     Ok(posts)
 }
 
-/// `None`: the writers are to stop, and this was not begun.
+/// Returns `None` if the writers have to stop and this post was not sent yet.
 async fn post(
     at: &mut watch::Receiver<Option<Client>>,
     kind: &'static str,
@@ -146,7 +146,7 @@ async fn post(
     loop {
         let client = at.borrow_and_update().clone();
         let client = match client.or(last) {
-            // One that was begun is finished with the API that there is.
+            // A post that was sent is finished with the last client.
             Some(client) if at.borrow().is_some() || post.tries > 0 => client,
             _ => return Ok(None),
         };
@@ -163,7 +163,7 @@ async fn post(
             return Ok(Some(post));
         }
         last = Some(client);
-        // Whoever was killed comes back elsewhere; one that could not answer is asked again.
+        // A killed host starts again at another address. A host that could not answer is asked again.
         let _ = tokio::time::timeout(Duration::from_millis(200), at.changed()).await;
     }
 }
@@ -208,7 +208,7 @@ async fn check(client: &Client, posts: &[Post]) -> Result<()> {
     Ok(())
 }
 
-/// The whole list, page by page.
+/// Returns the rows of all pages.
 async fn list(client: &Client, kind: &str) -> Result<Vec<Value>> {
     let mut rows = Vec::new();
     let mut next = Some(format!("/v1/{kind}?limit=100"));

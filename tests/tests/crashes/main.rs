@@ -1,6 +1,6 @@
-//! Real processes killed at every point where they could be, and anywhere: nothing is lost, and nothing runs twice.
+//! Real processes that are killed at every failpoint, and at random times: nothing is lost, and nothing runs twice.
 //!
-//! `RENGA_KILLS=1000` kills more often, `RENGA_SEED` repeats what was random.
+//! `RENGA_KILLS=1000` kills more often; `RENGA_SEED` repeats the random choices.
 
 mod host;
 mod reconciler;
@@ -10,16 +10,16 @@ use std::path::Path;
 
 use renga_reconciler::random::Random;
 
-/// Kills of the tests together, unless `RENGA_KILLS` says otherwise.
+/// Number of kills of all tests together. `RENGA_KILLS` can raise it.
 const KILLS: usize = 220;
 
-/// How many kills are random, of all tests together.
+/// Returns the number of random kills of all tests together.
 fn random_kills() -> usize {
     let wanted = std::env::var("RENGA_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(KILLS);
     wanted.saturating_sub(reconciler::FIXED_KILLS).max(KILLS - reconciler::FIXED_KILLS)
 }
 
-/// Randomness that can be repeated.
+/// Returns random numbers that `RENGA_SEED` can repeat.
 fn seed(name: &str) -> Random {
     let given = std::env::var("RENGA_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = given.unwrap_or_else(|| Random::from_system().number() >> 32);
@@ -27,7 +27,7 @@ fn seed(name: &str) -> Random {
     Random::from_seed(seed)
 }
 
-/// Not `eprintln!`: libtest keeps what that prints to itself when the test passes.
+/// Writes to standard error. `eprintln!` is not used, because libtest hides its output if the test passes.
 fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "crashes: {text}");
 }

@@ -1,4 +1,4 @@
-//! The reconciler killed around every call to the engine and every write, and anywhere.
+//! The reconciler is killed around every call to the engine, around every write, and at random times.
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use renga_tests::workload::{FATES, Fate, Workload, remove_containers};
 
 use crate::{log_tail, random_kills, say, seed};
 
-/// Around each call to an engine that changes something.
+/// Failpoints around each call that changes something on an engine.
 const AROUND_CALLS: [&str; 10] = [
     "before_prepare",
     "before_create",
@@ -27,14 +27,14 @@ const AROUND_CALLS: [&str; 10] = [
     "before_remove",
     "after_remove",
 ];
-/// How often a process passes a call unharmed before it is killed there.
+/// Number of passages of a call at which a process is killed: at the first, at the second, and so on.
 const PASSAGES: usize = 2;
-/// Around each write; the first ones are those of the start.
+/// Failpoints around each write. The first writes belong to the start of the process.
 const AROUND_WRITES: [&str; 2] = ["before_write", "after_write"];
 const WRITES: usize = 30;
-/// The kills that are not random, on both databases.
+/// Number of kills that are not random, on both databases together.
 pub(crate) const FIXED_KILLS: usize = 2 * (AROUND_WRITES.len() * WRITES + AROUND_CALLS.len() * PASSAGES);
-/// A process is killed again and again while it looks after so many.
+/// Number of executions that are under way while a process is killed again and again.
 const UNDER_WAY: usize = 24;
 
 #[tokio::test]
@@ -71,7 +71,7 @@ async fn run(
     let crashes = Crashes::begin(name, database).await?;
     let outcome = test(&crashes).await;
     if outcome.is_err() {
-        // What a failed test leaves would run for ever.
+        // Containers that a failed test leaves would run for ever.
         remove_containers(&crashes.deployment.environment).await?;
     }
     outcome
@@ -82,7 +82,7 @@ async fn killed_around_every_call_and_write(crashes: &Crashes) -> Result<()> {
     let mut kills = 0;
     for point in AROUND_WRITES {
         for passage in 1..=WRITES {
-            // The first writes need nothing to do; the others have what was left under way as well.
+            // The first writes need no executions. The later ones also come from executions that are still under way.
             if passage % 3 == 0 {
                 workload.post(FATES[passage / 3 % FATES.len()]).await?;
             }
@@ -104,7 +104,7 @@ async fn killed_anywhere(crashes: &Crashes) -> Result<()> {
     let mut workload = Workload::new(&crashes.deployment, crashes.proof.path()).await?;
     let (random, kills) = (seed(crashes.name), random_kills() * 3 / 10);
     for kill in 0..kills {
-        // As many under way as before: what has ended is made up for.
+        // New executions replace those that have ended, so that as many as before are under way.
         while workload.under_way().await? < UNDER_WAY.min(workload.count() + 4) {
             workload.post(FATES[workload.count() % FATES.len()]).await?;
         }
@@ -115,7 +115,7 @@ async fn killed_anywhere(crashes: &Crashes) -> Result<()> {
     crashes.end("anywhere", kills, workload).await
 }
 
-/// One deployment whose reconciler is killed. Its API runs in this process.
+/// A deployment whose reconciler is killed. Its API runs in this process.
 struct Crashes {
     name: &'static str,
     deployment: Deployment,
@@ -146,7 +146,7 @@ impl Crashes {
         self.deployment.folder().join("reconciler.log")
     }
 
-    /// Starts a reconciler that dies as told.
+    /// Starts a reconciler that dies at these failpoints.
     fn start(&self, failpoints: Option<String>) -> Result<Process> {
         let mut environment = self.deployment.environment.clone();
         if let Some(failpoints) = failpoints {
@@ -155,7 +155,7 @@ impl Crashes {
         Process::start(process::crashing_reconciler()?, &[], &environment, &self.log())
     }
 
-    /// Runs a reconciler until it dies at the `passage`th passage of `point`, giving it more to do until it gets there.
+    /// Runs a reconciler until it dies at the `passage`th passage of `point`. Posts executions until it gets there.
     async fn kill_at(&self, point: &str, passage: usize, workload: &mut Workload) -> Result<()> {
         let mut process = self.start(Some(format!("{point}={}*off->return", passage - 1)))?;
         let begin = Instant::now();
@@ -172,7 +172,7 @@ impl Crashes {
         }
     }
 
-    /// Lets everything come to its end.
+    /// Starts a last reconciler, and waits until all executions have ended as they should.
     async fn end(&self, how: &str, kills: usize, workload: Workload) -> Result<()> {
         let executions = workload.count();
         let last = self.start(None)?;

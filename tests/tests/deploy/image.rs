@@ -1,6 +1,6 @@
-//! The images of `deploy/Dockerfile`. Their base images cannot be had here: in place of the Rust image stands one whose cargo
-//! hands out what was built outside, in place of the others one with the libraries of this machine. So the stages, the paths and
-//! the user are the Dockerfile's.
+//! The images of `deploy/Dockerfile`. Their base images are not available here. The test replaces the Rust image by one
+//! whose cargo copies programs that were built outside, and the others by one with the libraries of this machine. The
+//! stages, the paths and the user are the Dockerfile's.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -41,7 +41,7 @@ async fn the_dockerfile_builds_both_images() -> Result<()> {
     }
     std::fs::write(source.join("built/renga_api.wasm"), "stands for it")?;
 
-    // The stages that nothing is made of but copies: known by name, so that they can be removed.
+    // Other stages only copy from these stages. They are built by name, so that they can be removed.
     let stages = [build(&source, "build").await?, build(&source, "components").await?];
     let deployer = build(&source, "deployer").await?;
     for program in ["renga-reconciler", "renga-deployer"] {
@@ -62,7 +62,7 @@ async fn the_dockerfile_builds_both_images() -> Result<()> {
     docker(&["rmi", "--force", &api, &deployer, &components, &build, BASE, RUST]).await.map(drop)
 }
 
-/// Makes the images that stand in for the base images.
+/// Builds the images that replace the base images.
 async fn stand_ins(folder: &Path, program: &Path) -> Result<()> {
     let rust = folder.join("rust");
     std::fs::create_dir(&rust)?;
@@ -87,7 +87,7 @@ async fn build(source: &Path, target: &str) -> Result<String> {
 }
 
 async fn docker(arguments: &[&str]) -> Result<String> {
-    // Named outright: the client may have a context of its own that points elsewhere.
+    // The host is explicit, because the client's own context may point elsewhere.
     let host = std::env::var("DOCKER_HOST").unwrap_or_else(|_| "unix:///var/run/docker.sock".to_owned());
     let ran = Command::new("docker")
         .args(["--host", &host])

@@ -1,5 +1,5 @@
-//! The deployer in a cluster of its own, by its manifests: the reconciler as pods, with the program that was built here. The
-//! API is in this process; the database is the tests' PostgreSQL.
+//! The deployer in a dedicated cluster, installed by its manifests. The reconciler runs as pods, with the program that
+//! was built here. The API runs in this process; the database is the tests' PostgreSQL.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -14,15 +14,15 @@ use tokio::process::Command;
 use super::{DEPLOYER, EXECUTIONS, apply, make_namespaces, manifests};
 
 const IMAGE: &str = "renga-test/deployer";
-/// The key that callers' tokens are sealed with: 32 bytes of zero.
+/// The key that seals callers' tokens: 32 zero bytes.
 const SEAL_KEY: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
-/// How long what is rolled out may take: pods start one after the other, on a machine that does much else.
+/// Timeout of a rollout: pods start one after the other, on a busy machine.
 const ROLLED_OUT_WITHIN: &str = "--timeout=120s";
 
 pub(crate) struct Installed {
     pub(crate) cluster: Cluster,
     pub(crate) deployment: Deployment,
-    /// Of the database, as this process reaches it.
+    /// URI of the database, as this process reaches it.
     pub(crate) database: String,
     _gate: Gate,
 }
@@ -59,7 +59,7 @@ impl Installed {
         self.deployment.folder()
     }
 
-    /// Applies a part of `deploy/` as operators do: by a kustomization of their own that names their image and values.
+    /// Applies a part of `deploy/` as operators do: with their own kustomization that names their image and values.
     pub(crate) async fn apply(&self, part: &str, further: &Value) -> Result<()> {
         let mut kustomization = json!({
             "apiVersion": "kustomize.config.k8s.io/v1beta1",
@@ -76,7 +76,7 @@ impl Installed {
         apply(&self.cluster, &own, &[]).await.map(drop)
     }
 
-    /// Applies `deploy/migrate`, and waits for the end of its Job.
+    /// Applies `deploy/migrate` and waits until its Job is complete.
     pub(crate) async fn migrate(&self) -> Result<()> {
         self.apply("migrate", &json!({})).await?;
         let complete = ["wait", "--for=condition=Complete", "job/renga-migrate"];
@@ -96,12 +96,12 @@ impl Installed {
         }
     }
 
-    /// kubectl in the reconciler's namespace.
+    /// Runs kubectl in the reconciler's namespace.
     pub(crate) async fn in_deployer(&self, arguments: &[&str]) -> Result<String> {
         self.cluster.kubectl(&[arguments, &["--namespace", DEPLOYER]].concat()).await
     }
 
-    /// The reconciler's pods that are not about to go.
+    /// Returns the reconciler's pods, without the ones that are being deleted.
     pub(crate) async fn pods(&self) -> Result<Vec<Value>> {
         let selector = "--selector=app.kubernetes.io/name=renga-reconciler";
         let pods = self.cluster.get(&["pods", "--namespace", DEPLOYER, selector]).await?;
@@ -109,18 +109,18 @@ impl Installed {
         Ok(all.iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_null()).cloned().collect())
     }
 
-    /// What a pod's reconciler has written.
+    /// Returns the logs of the reconciler in a pod.
     pub(crate) async fn logs(&self, pod: &str) -> Result<String> {
         self.in_deployer(&["logs", pod, "--container=reconciler"]).await
     }
 
-    /// The pod whose reconciler looks after an execution.
+    /// Waits until the reconciler of a pod holds the execution, and returns the pod's name.
     pub(crate) async fn pod_that_holds(&self, execution: &str) -> Result<String> {
         until(&format!("some pod to hold {execution}"), async || {
             let Some(holder) = self.holder(execution).await? else { return Ok(Err(json!("nobody holds it"))) };
             for pod in self.pods().await? {
                 let name = pod["metadata"]["name"].as_str().context("a pod has a name")?.to_owned();
-                // A pod that is just coming has no logs to read.
+                // A pod that is starting has no logs yet.
                 if self.logs(&name).await.unwrap_or_default().contains(&holder) {
                     return Ok(Ok(name));
                 }
@@ -139,7 +139,7 @@ impl Installed {
         Ok(rows.first().and_then(|row| row.get(0)))
     }
 
-    /// For an error's message.
+    /// Returns pods, Jobs, events and logs for an error message.
     async fn what_is_there(&self) -> String {
         let mut told = String::new();
         for arguments in [
@@ -160,7 +160,7 @@ impl Installed {
         told
     }
 
-    /// Removes what executions left, and ends everything.
+    /// Deletes all executions, and stops the deployment. Fails if the executions left anything behind.
     pub(crate) async fn end(self) -> Result<()> {
         self.deployment.client.remove_everything().await?;
         let left = self.cluster.get(&["jobs,pods,services,secrets", "--namespace", EXECUTIONS]).await?;
@@ -177,14 +177,14 @@ pub(crate) async fn write_image(program: &Path, tar: &Path) -> Result<()> {
         .stderr(Stdio::piped())
         .spawn()
         .context("run scripts/program-image.sh")?
-        // Not `output`, which would take standard output, too.
+        // Not `output`, because that would capture standard output, too.
         .wait_with_output()
         .await?;
     ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr).trim_end());
     Ok(())
 }
 
-/// Copies a folder: kustomize takes no absolute paths.
+/// Copies a folder, because kustomize accepts no absolute paths.
 fn copy(from: &Path, to: &Path) -> Result<()> {
     std::fs::create_dir_all(to)?;
     for entry in std::fs::read_dir(from)? {

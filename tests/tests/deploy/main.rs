@@ -1,5 +1,5 @@
-//! The manifests of `deploy/`: a real API server accepts them, they give the rights that are needed and no others, and the
-//! reconciler does its work with them as a pod.
+//! The manifests of `deploy/`: a real API server accepts them, they give the necessary rights and no others, and the
+//! reconciler works with them as a pod.
 
 mod image;
 mod installed;
@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result};
 use renga_tests::deployment::workspace;
 use renga_tests::servers::Cluster;
 
-/// The namespaces of the manifests: of the reconciler, and of the executions.
+/// The namespaces of the manifests: one for the reconciler, one for the executions.
 const DEPLOYER: &str = "renga";
 const EXECUTIONS: &str = "renga-executions";
 
@@ -21,14 +21,14 @@ fn manifests() -> PathBuf {
     workspace().join("deploy")
 }
 
-/// Applies a kustomization; a field that the API server does not know is an error.
+/// Applies a kustomization. Fails if the API server does not know a field.
 async fn apply(cluster: &Cluster, folder: &Path, further: &[&str]) -> Result<String> {
     let folder = folder.display().to_string();
     let arguments = ["apply", "--server-side", "--validate=strict", "--kustomize", &folder];
     cluster.kubectl(&[&arguments, further].concat()).await.with_context(|| format!("apply {folder}"))
 }
 
-/// Makes the namespaces, in which everything else is.
+/// Creates the namespaces that contain everything else.
 async fn make_namespaces(cluster: &Cluster) -> Result<()> {
     for file in ["base/namespaces.yaml", "spinkube/namespace.yaml"] {
         let file = manifests().join(file).display().to_string();

@@ -1,4 +1,4 @@
-//! What the API server says of the manifests.
+//! The manifests are validated by an API server.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use tokio::process::Command;
 
 use super::{DEPLOYER, apply, make_namespaces, manifests};
 
-/// The operator of SpinKube, whose module has the definition of a `SpinApp`. Its path is the one of before it moved.
+/// The operator of SpinKube. Its Go module has the `SpinApp` definition, under the path from before it moved.
 const OPERATOR: &str = "github.com/spinkube/spin-operator@v0.6.1";
 const DEFINITION: &str = "config/crd/bases/core.spinkube.dev_spinapps.yaml";
 
@@ -42,7 +42,7 @@ async fn every_manifest_is_accepted_by_a_strict_api_server() -> Result<()> {
     every_variable_reaches_the_spin_app(cluster).await
 }
 
-/// That the checks above check anything: a misspelt field is refused, in a Deployment and in a `SpinApp`.
+/// Proves the checks above: the API server rejects a misspelt field, in a Deployment and in a `SpinApp`.
 async fn refuses_what_it_does_not_know(cluster: &Cluster) -> Result<()> {
     for (part, right, wrong) in [
         ("base", "      serviceAccountName:", "      serviceAcountName:"),
@@ -60,7 +60,7 @@ async fn refuses_what_it_does_not_know(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// That pods of the deployer's own namespace have to be restricted: those of the manifests are, as they run there.
+/// Fails unless the deployer's namespace admits only restricted pods, such as those of the manifests.
 async fn keeps_out_what_is_not_restricted(cluster: &Cluster) -> Result<()> {
     let pod = ["run", "ordinary", "--image=ordinary:1", "--namespace", DEPLOYER, "--dry-run=server"];
     let refused = cluster.kubectl(&pod).await.err().context("an ordinary pod was admitted")?.to_string();
@@ -68,7 +68,7 @@ async fn keeps_out_what_is_not_restricted(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// What `spin.toml` asks for is what the `SpinApp` gives, from where `runtime-config.toml` has it as well.
+/// Fails unless the `SpinApp` has the variables of `spin.toml`, from the sources that `runtime-config.toml` names.
 async fn every_variable_reaches_the_spin_app(cluster: &Cluster) -> Result<()> {
     let written = apply(cluster, &manifests().join("spinkube"), &["--dry-run=server", "--output=json"]).await?;
     let list: Value = serde_json::from_str(&written)?;
@@ -102,7 +102,7 @@ async fn every_variable_reaches_the_spin_app(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// Every folder under `folder` with a kustomization.
+/// Returns `folder` and all folders below it that have a kustomization.
 fn kustomizations(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder)? {
@@ -117,7 +117,7 @@ fn kustomizations(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// The definition of a `SpinApp`. Go keeps the module, and has its sum checked.
+/// Returns the path of the `SpinApp` definition. Go caches the module and verifies its checksum.
 async fn spin_app_definition() -> Result<PathBuf> {
     let download = Command::new("go")
         .args(["mod", "download", "-json", OPERATOR])

@@ -1,4 +1,4 @@
-//! The reconciler as pods, doing real work with the manifests' account and limits.
+//! The reconciler in pods, with the service account and the limits of the manifests, on real executions.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::installed::Installed;
 use super::{DEPLOYER, EXECUTIONS};
 
-/// An execution that runs for long enough that its reconciler can be taken away meanwhile.
+/// Number of lines that an execution writes. It runs long enough that its reconciler can be killed meanwhile.
 const LINES: usize = 60;
 
 #[tokio::test]
@@ -51,19 +51,19 @@ async fn two_replicas_launch_and_take_over_from_each_other() -> Result<()> {
     ensure!(next != holder, "{holder} was deleted, and holds it still");
     ends_with_all_its_lines(&installed, &execution).await?;
 
-    // One that is killed has no time to hand anything over.
+    // A killed reconciler has no time to hand over its executions.
     let execution = client.run(json!({"image": BUSYBOX, "command": ["sh", "-c", counting]})).await?;
     client.wait_for(&execution, &["running"]).await?;
     let holder = installed.pod_that_holds(&execution.id).await?;
     installed.cluster.kill_container(DEPLOYER, &holder).await?;
     ends_with_all_its_lines(&installed, &execution).await?;
 
-    // The places of those that were taken away are filled again.
+    // New pods replace the ones that were deleted and killed.
     installed.rolled_out().await?;
     installed.end().await
 }
 
-/// Health, metrics, and a start that its own limits and rights allow.
+/// Fails unless the pod's health, metrics and logs show that it works within its limits and rights.
 async fn answers_as_the_manifests_say(installed: &Installed, pod: &Value) -> Result<()> {
     let address = pod["status"]["podIP"].as_str().context("a pod that is ready has an address")?;
     let operator = renga_tests::client::Client::new(&format!("http://{address}:5001"), "none is needed");
@@ -78,13 +78,13 @@ async fn answers_as_the_manifests_say(installed: &Installed, pod: &Value) -> Res
     })
     .await?;
     let name = pod["metadata"]["name"].as_str().context("a pod has a name")?;
-    // What is not a terminal gets JSON, one object a line.
+    // The log is JSON, one object per line, because the output is not a terminal.
     let logs = installed.logs(name).await?;
     ensure!(logs.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "{logs}");
     Ok(())
 }
 
-/// By a Secret of the cluster's, which the account may write.
+/// Fails unless an execution gets its caller's token. The token is in a Secret, which the service account may write.
 async fn gets_its_callers_token(installed: &Installed) -> Result<()> {
     let client = &installed.deployment.client;
     let script = "case $RENGA_ACCESS_TOKEN in ey*.ey*.*) exit 4 ;; *) exit 1 ;; esac";
@@ -104,8 +104,8 @@ async fn ends_with_all_its_lines(installed: &Installed, execution: &Execution) -
     Ok(())
 }
 
-/// The container that stands in for the API on Spin, whose image cannot be had here: it says whether it finds the
-/// account's token, and that it is healthy.
+/// Returns the fields of a kustomization that replace the API on Spin, because Spin's image is not available here. The
+/// replacement reports that it is healthy, and whether it finds the service account's token.
 fn stand_in_for_spin() -> Value {
     let script = "mkdir /tmp/www; ls /var/run/secrets/kubernetes.io >/tmp/www/secrets 2>&1; echo ok >/tmp/www/healthz; \
                   exec httpd -f -p 5000 -h /tmp/www";
@@ -128,7 +128,7 @@ async fn a_sidecar_launches_and_keeps_its_token_to_itself() -> Result<()> {
     let postgres = require!(postgres);
     let installed = Installed::prepare(require!(dedicated_kubernetes), postgres).await?;
     let client = &installed.deployment.client;
-    // Without deploy/migrate: the reconciler looks after the schema itself, before the API beside it starts.
+    // Without `deploy/migrate`, the reconciler migrates the schema before the API beside it starts.
     installed.apply("overlays/one-pod", &stand_in_for_spin()).await?;
     installed.rolled_out().await?;
     let pods = installed.pods().await?;
@@ -148,12 +148,12 @@ async fn a_sidecar_launches_and_keeps_its_token_to_itself() -> Result<()> {
     installed.end().await
 }
 
-/// A file of the container beside the reconciler, by the Service of the API.
+/// Returns a file that the container beside the reconciler serves, through the API's Service.
 async fn served_by_api(cluster: &Cluster, file: &str) -> Result<String> {
     let service = cluster.get(&["service", "renga-api", "--namespace", DEPLOYER]).await?;
     let address = service["spec"]["clusterIP"].as_str().context("a Service has an address")?;
     let url = format!("http://{address}/{file}");
-    // The rules that lead there come a moment after the pod is ready.
+    // The network rules of the Service exist a moment after the pod is ready.
     until("the API's Service to answer", async || {
         let asked = renga_tests::client::http().get(&url).timeout(Duration::from_secs(2)).send().await;
         Ok(match asked {

@@ -1,4 +1,4 @@
-//! What the reconciler's account may do: what it needs, and nothing beside it.
+//! The rights of the reconciler's service account: those that it needs, and no others.
 
 use anyhow::{Result, ensure};
 use futures::StreamExt as _;
@@ -8,10 +8,10 @@ use renga_tests::servers::Cluster;
 use super::{DEPLOYER, EXECUTIONS, apply, make_namespaces, manifests};
 
 const ACCOUNT: &str = "--as=system:serviceaccount:renga:renga-deployer";
-/// How many questions are asked at once.
+/// Maximum number of questions that are asked at the same time.
 const AT_ONCE: usize = 4;
 
-/// Needed where executions run.
+/// Rights that are needed where executions run.
 const NEEDED: [&str; 22] = [
     "create jobs.batch",
     "get jobs.batch",
@@ -37,10 +37,10 @@ const NEEDED: [&str; 22] = [
     "patch ingresses.networking.k8s.io",
 ];
 
-/// Needed everywhere, to know what is free.
+/// Rights that are needed in all namespaces, to know the free capacity.
 const NEEDED_EVERYWHERE: [&str; 4] = ["list nodes", "watch nodes", "list pods", "watch pods"];
 
-/// Refused even where executions run.
+/// Rights that are refused even where executions run.
 const REFUSED: [&str; 28] = [
     "get secrets",
     "list secrets",
@@ -72,7 +72,7 @@ const REFUSED: [&str; 28] = [
     "bind roles.rbac.authorization.k8s.io",
 ];
 
-/// Refused in every other namespace, its own among them.
+/// Rights that are refused in every other namespace, including the deployer's own.
 const REFUSED_ELSEWHERE: [&str; 12] = [
     "create jobs.batch",
     "get jobs.batch",
@@ -88,7 +88,7 @@ const REFUSED_ELSEWHERE: [&str; 12] = [
     "create services",
 ];
 
-/// Refused where there is no namespace.
+/// Rights that are refused on resources without a namespace.
 const REFUSED_EVERYWHERE: [&str; 13] = [
     "get nodes",
     "delete nodes",
@@ -124,12 +124,12 @@ async fn the_reconciler_may_do_what_it_needs_and_nothing_else() -> Result<()> {
     may(cluster, &["* *", "create jobs.batch", "list secrets"], everywhere, "no").await
 }
 
-/// Asks the API server about each of `questions`, at a place, and expects the same answer to all.
+/// Fails unless the API server answers `expected` to each of `questions`, with the namespace option `place`.
 async fn may(cluster: &Cluster, questions: &[&str], place: &str, expected: &str) -> Result<()> {
     let answers: Vec<Result<(String, String)>> = futures::stream::iter(questions.iter().map(|question| async move {
         let words: Vec<&str> = question.split(' ').chain(Some(place)).filter(|word| !word.is_empty()).collect();
         let arguments = [&["auth", "can-i", ACCOUNT], words.as_slice()].concat();
-        // "no" is an exit status as well, of a kubectl that has no error to tell.
+        // kubectl also has an error status if the answer is "no", but then it writes no error message.
         let answer = match cluster.kubectl(&arguments).await.map_err(|error| error.to_string()) {
             Ok(answer) => answer.trim_end().to_owned(),
             Err(told) if told.contains("rror") => told,

@@ -1,4 +1,4 @@
-//! What is told of changes, and of an engine that goes away and comes back.
+//! The events of an engine, and an engine that becomes unreachable and comes back.
 
 use std::time::Duration;
 
@@ -11,9 +11,9 @@ use renga_tests::scripts::Script;
 
 use crate::bed::{Bed, PATIENCE, down};
 
-/// An engine that is not there is known to be away at once.
+/// Maximum time until a call fails if the engine is not there.
 const AT_ONCE: Duration = Duration::from_secs(5);
-/// One that does not answer is waited for, but not for longer.
+/// Maximum time until a call fails if the engine does not respond.
 const IN_THE_END: Duration = Duration::from_secs(40);
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -30,7 +30,7 @@ pub(crate) async fn events_tell_of_this_deployments_changes(bed: &Bed) -> Result
     let (launch, others) = (bed.launch(&Script::Sleep)?, bed.launch(&Script::Sleep)?);
     bed.engine.prepare(&launch, &|_| {}).await?;
 
-    // Of another deployment nothing is told, although it comes first.
+    // Changes of another deployment's objects are not reported, although they come first.
     let theirs = bed.other.create(&others).await?;
     bed.other.start(&theirs).await?;
     let object = bed.engine.create(&launch).await?;
@@ -50,7 +50,7 @@ async fn is_told(events: &mut Events, id: ExecutionId, what: &str) -> Result<()>
     }
 }
 
-/// Every call says that the engine is away.
+/// Fails unless every call reports within `bound` that the engine is unreachable.
 async fn every_call_is_down(bed: &Bed, launch: &Launch, object: &str, bound: Duration) -> Result<()> {
     let engine = bed.again()?;
     let (mut logs, mut events) = (engine.logs(object, 0), engine.events());
@@ -83,7 +83,7 @@ pub(crate) async fn an_engine_that_is_away_is_down(bed: &Bed) -> Result<()> {
     let first = logs.try_next().await?;
 
     bed.take_away().await?;
-    // What was told before may come first.
+    // Earlier events may come first.
     down(AT_ONCE, async {
         while events.try_next().await?.is_some() {}
         Ok(())

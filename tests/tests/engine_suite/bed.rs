@@ -1,4 +1,4 @@
-//! An engine under test: what is launched on it, how it is taken away, and what removes everything again.
+//! An engine under test: launches, outages, and the removal of everything afterwards.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -33,11 +33,11 @@ pub(crate) use renga_tests::deployment::PATIENCE;
 /// An engine under test.
 pub(crate) struct Bed {
     pub(crate) which: TestEngine,
-    /// The engine, as one deployment sees it.
+    /// The engine, connected as one deployment.
     pub(crate) engine: Arc<dyn Engine>,
-    /// The same, as another deployment sees it, which it is never taken away from.
+    /// The same engine, connected as another deployment. This connection is never cut.
     pub(crate) other: Arc<dyn Engine>,
-    /// The folder that volumes may use.
+    /// The folder that host path volumes may use.
     pub(crate) allowed: tempfile::TempDir,
     place: Place,
     settings: EngineSettings,
@@ -52,11 +52,11 @@ enum Place {
     Kubernetes(Namespace, Gate),
 }
 
-/// What a cluster gives to one test.
+/// The namespace of one test in a cluster.
 pub(crate) struct Namespace {
     pub(crate) cluster: &'static Cluster,
     pub(crate) executions: Executions,
-    /// The way to the API server that leads through the gate.
+    /// The kubeconfig that reaches the API server through the gate.
     kubeconfig: PathBuf,
 }
 
@@ -67,7 +67,7 @@ impl Bed {
         Self::new(TestEngine::Fake, Place::Fake(world), |settings| Ok(Arc::new(there.engine(settings))))
     }
 
-    /// The fake, but for one thing that it does wrong.
+    /// Returns a bed with the fake engine that has this flaw.
     pub(crate) fn flawed(flaw: Flaw) -> Result<Self> {
         let world = FakeWorld::new(Arc::new(SystemClock));
         let there = world.clone();
@@ -109,17 +109,17 @@ impl Bed {
         Ok(Self { which, engine, other, allowed, place, settings, random, claims: Mutex::default() })
     }
 
-    /// The engine as another process of the same deployment finds it, such as the next one after a crash.
+    /// Connects to the engine as another process of the same deployment, such as the next one after a crash.
     pub(crate) fn again(&self) -> Result<Arc<dyn Engine>> {
         connect(&self.place, &self.settings)
     }
 
-    /// A new execution of what `script` says.
+    /// Returns the launch of a new execution of `script`.
     pub(crate) fn launch(&self, script: &Script) -> Result<Launch> {
         self.launch_with(script, &json!({}))
     }
 
-    /// The same, with further fields in its specification.
+    /// Like `launch`, with further fields in the specification.
     pub(crate) fn launch_with(&self, script: &Script, fields: &Value) -> Result<Launch> {
         let mut spec = self.which.specification(script);
         for (name, value) in fields.as_object().context("fields are an object")? {
@@ -131,20 +131,20 @@ impl Bed {
         Ok(Launch { id, spec, namespace: "default".into(), environment, access_token: None })
     }
 
-    /// Has it made, and answers the engine's id of it.
+    /// Prepares and creates the object. Returns its id on the engine.
     pub(crate) async fn create(&self, launch: &Launch) -> Result<String> {
         self.engine.prepare(launch, &|_| {}).await?;
         Ok(self.engine.create(launch).await?)
     }
 
-    /// Has it run, and answers the engine's id of it.
+    /// Prepares, creates and starts the object. Returns its id on the engine.
     pub(crate) async fn run(&self, launch: &Launch) -> Result<String> {
         let object = self.create(launch).await?;
         self.engine.start(&object).await?;
         Ok(object)
     }
 
-    /// The same for [`Script::Sleep`] and [`Script::IgnoreTerm`]: from the answer on, TERM does what the script says.
+    /// Like `run`, for [`Script::Sleep`] and [`Script::IgnoreTerm`]. It returns once the script handles TERM.
     pub(crate) async fn run_until_started(&self, launch: &Launch) -> Result<String> {
         let object = self.run(launch).await?;
         let first = self.engine.logs(&object, 0).try_next().await?.context("it wrote nothing")?;
@@ -152,12 +152,12 @@ impl Bed {
         Ok(object)
     }
 
-    /// The object of an execution, which has to be there.
+    /// Returns the object of an execution. Fails if there is none.
     pub(crate) async fn object(&self, launch: &Launch) -> Result<Object> {
         self.engine.inspect(launch.id).await?.context("there is no object")
     }
 
-    /// The object once it runs.
+    /// Waits until the object runs, and returns it.
     pub(crate) async fn running(&self, launch: &Launch) -> Result<Object> {
         until("the object to run", async || {
             let seen = self.object(launch).await?;
@@ -169,7 +169,7 @@ impl Bed {
         .await
     }
 
-    /// How it ended, when it has.
+    /// Waits until the object has ended, and returns how it ended.
     pub(crate) async fn ended(&self, launch: &Launch) -> Result<Exit> {
         until("the object to end", async || {
             Ok(match self.object(launch).await?.state {
@@ -180,19 +180,19 @@ impl Bed {
         .await
     }
 
-    /// All that it writes from `since` on, until its end.
+    /// Returns all log entries from `since` (in nanoseconds) to the object's end. Fails if that takes too long.
     pub(crate) async fn written(&self, object: &str, since: i64) -> Result<Vec<LogEntry>> {
         let all = self.engine.logs(object, since).try_collect();
         Ok(tokio::time::timeout(PATIENCE, all).await.context("the logs do not end")??)
     }
 
-    /// The same as text.
+    /// Returns the whole log as a string.
     pub(crate) async fn text(&self, object: &str) -> Result<String> {
         let all = self.written(object, 0).await?;
         Ok(String::from_utf8(all.iter().flat_map(|entry| entry.bytes.to_vec()).collect())?)
     }
 
-    /// Where ports are reached.
+    /// Returns the host at which ports are reached.
     pub(crate) fn host(&self) -> String {
         match &self.place {
             Place::Kubernetes(namespace, _) => namespace.cluster.node_address().to_string(),
@@ -200,7 +200,7 @@ impl Bed {
         }
     }
 
-    /// The namespace of the cluster that this is on, if it is on one.
+    /// Returns the namespace, if the engine is a cluster.
     pub(crate) fn namespace(&self) -> Option<&Namespace> {
         match &self.place {
             Place::Kubernetes(namespace, _) => Some(namespace),
@@ -208,7 +208,7 @@ impl Bed {
         }
     }
 
-    /// The name of a volume that is kept, until the end of the test.
+    /// Returns the name of a new persistent volume, which lasts until the end of the test.
     pub(crate) async fn claim(&self) -> Result<String> {
         let name = format!("suite-{:016x}", self.random.number());
         self.claims.lock().unwrap_or_else(PoisonError::into_inner).push(name.clone());
@@ -218,7 +218,7 @@ impl Bed {
         Ok(name)
     }
 
-    /// The engine's names of the volumes that an object has. None where there are no files.
+    /// Returns Docker's names of the volumes of an object. Returns none for other engines.
     pub(crate) async fn volumes_of(&self, object: &str) -> Result<Vec<String>> {
         let Place::Docker(docker, _) = &self.place else { return Ok(Vec::new()) };
         let mounts = docker.inspect_container(object, None).await?.mounts.unwrap_or_default();
@@ -230,7 +230,7 @@ impl Bed {
         present(docker.inspect_volume(name).await)
     }
 
-    /// Kills what runs, behind the deployer's back.
+    /// Kills a running object, behind the deployer's back.
     pub(crate) async fn kill(&self, launch: &Launch) -> Result<()> {
         match &self.place {
             Place::Fake(world) | Place::Flawed(world, _) => ensure!(world.end(launch.id, 128 + 9), "it does not run"),
@@ -252,7 +252,7 @@ impl Bed {
             }
             Place::Kubernetes(namespace, _) => {
                 cluster::lose(namespace, launch).await?;
-                // A watch tells it a moment later.
+                // The watch reports the removal a moment later.
                 let told = until("the engine to see it", async || {
                     let seen = self.engine.inspect(launch.id).await?;
                     Ok(seen.map_or(Ok(()), |object| Err(json!(format!("{object:?}")))))
@@ -263,7 +263,7 @@ impl Bed {
         Ok(())
     }
 
-    /// Takes the engine away. What runs there goes on.
+    /// Makes the engine unreachable. Its running objects go on.
     pub(crate) async fn take_away(&self) -> Result<()> {
         match &self.place {
             Place::Fake(world) | Place::Flawed(world, _) => world.set_down(true),
@@ -272,7 +272,7 @@ impl Bed {
         Ok(())
     }
 
-    /// Has the engine take every call and answer none: each kind of call once, where it is the fake.
+    /// Makes the engine accept every call and respond to none. The fake does so once for each kind of call.
     pub(crate) async fn silence(&self) -> Result<()> {
         use Operation::{Create, Events, Inspect, List, Logs, Prepare, Probe, Remove, Start, Stop};
         match &self.place {
@@ -286,7 +286,7 @@ impl Bed {
         Ok(())
     }
 
-    /// Brings the engine back.
+    /// Makes the engine reachable again.
     pub(crate) async fn bring_back(&self) -> Result<()> {
         match &self.place {
             Place::Fake(world) | Place::Flawed(world, _) => {
@@ -298,7 +298,7 @@ impl Bed {
         Ok(())
     }
 
-    /// Removes everything that the test made, and fails if that leaves anything.
+    /// Removes everything that the test created. Fails if anything is left.
     pub(crate) async fn clean(&self) -> Result<()> {
         self.bring_back().await?;
         for engine in [self.again()?, Arc::clone(&self.other)] {
@@ -333,7 +333,7 @@ fn connect(place: &Place, settings: &EngineSettings) -> Result<Arc<dyn Engine>> 
     })
 }
 
-/// Whether there is what was asked for.
+/// Returns whether Docker found the object. Fails with errors other than 404.
 fn present<T>(answer: Result<T, Error>) -> Result<bool> {
     match answer {
         Ok(_) => Ok(true),
@@ -342,7 +342,7 @@ fn present<T>(answer: Result<T, Error>) -> Result<bool> {
     }
 }
 
-/// Whether it was refused for good, and for this reason.
+/// Fails unless the engine refused for good, with this reason.
 pub(crate) fn refused<T: Debug>(answer: Result<T, EngineError>, reason: &str) -> Result<()> {
     match answer {
         Err(EngineError::Refused(why)) if why.reason == reason && why.message.len() > 10 => Ok(()),
@@ -350,7 +350,7 @@ pub(crate) fn refused<T: Debug>(answer: Result<T, EngineError>, reason: &str) ->
     }
 }
 
-/// Whether the engine counts as away, by an answer that came within `bound`.
+/// Fails unless the call reports within `bound` that the engine is unreachable.
 pub(crate) async fn down<T: Debug>(bound: Duration, call: impl Future<Output = Result<T, EngineError>>) -> Result<()> {
     match tokio::time::timeout(bound, call).await {
         Ok(Err(EngineError::Down(reason) | EngineError::Unreached(reason))) if !reason.is_empty() => Ok(()),

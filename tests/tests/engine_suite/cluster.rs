@@ -1,4 +1,4 @@
-//! What is done to a cluster behind the deployer's back, as its administrator.
+//! Changes to a cluster behind the deployer's back, as its administrator.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::bed::Namespace;
 
-/// Makes a claim, and a volume for it alone in a folder of the node.
+/// Creates a PersistentVolumeClaim, and a volume for it alone in a folder of the node.
 pub(crate) async fn claim(Namespace { cluster, executions, .. }: &Namespace, name: &str, folder: &Path) -> Result<()> {
     let size = json!({ "storage": "1Mi" });
     let spec = json!({
@@ -34,7 +34,7 @@ pub(crate) async fn claim(Namespace { cluster, executions, .. }: &Namespace, nam
         .await
 }
 
-/// Makes a ConfigMap and a Secret, each with the file `file`.
+/// Creates a ConfigMap and a Secret, each with the file `file`.
 pub(crate) async fn config(Namespace { cluster, executions, .. }: &Namespace) -> Result<()> {
     for (kind, field) in [("ConfigMap", "data"), ("Secret", "stringData")] {
         let metadata = json!({ "name": "given", "namespace": executions.namespace });
@@ -44,7 +44,7 @@ pub(crate) async fn config(Namespace { cluster, executions, .. }: &Namespace) ->
     Ok(())
 }
 
-/// The pod of an execution.
+/// Returns the name of the execution's pod.
 async fn pod(Namespace { cluster, executions, .. }: &Namespace, launch: &Launch) -> Result<String> {
     let label = format!("--selector={EXECUTION_LABEL}={}", launch.id);
     let pods = cluster.get(&["pods", &label, "--namespace", &executions.namespace]).await?;
@@ -66,7 +66,7 @@ pub(crate) async fn lose(Namespace { cluster, executions, .. }: &Namespace, laun
     cluster.kubectl(&["delete", "job", &object_name(launch.id), &in_it, "--grace-period=1"]).await.map(drop)
 }
 
-/// Removes the namespace, and fails if the deployer left anything in it.
+/// Deletes the namespace and the volumes of `claims`. Fails if the deployer left anything in the namespace.
 pub(crate) async fn clean(Namespace { cluster, executions, .. }: &Namespace, claims: &[String]) -> Result<()> {
     let kinds = "jobs,pods,services,secrets,ingresses";
     let selector = format!("--selector={EXECUTION_LABEL}");

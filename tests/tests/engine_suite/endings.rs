@@ -1,4 +1,4 @@
-//! How objects end, or never begin.
+//! The end of objects, and objects that never start.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -13,9 +13,9 @@ use serde_json::json;
 
 use crate::bed::{Bed, refused};
 
-/// More than any stop here takes that does what it should.
+/// A grace period that is longer than any correct stop in these tests takes.
 const GRACE: Duration = Duration::from_secs(20);
-/// What an engine may take beyond the grace period, on a busy machine.
+/// Maximum time that a stop takes beyond the grace period, on a busy machine.
 const SLACK: Duration = Duration::from_secs(10);
 
 pub(crate) async fn the_exit_code_is_told(bed: &Bed) -> Result<()> {
@@ -70,7 +70,7 @@ pub(crate) async fn a_missing_command_is_refused(bed: &Bed) -> Result<()> {
     Ok(())
 }
 
-/// Waits until its state is one that is wanted.
+/// Waits until the object's state matches `wanted`.
 async fn becomes(bed: &Bed, launch: &Launch, wanted: impl Fn(&ObjectState) -> bool) -> Result<()> {
     until("the state to be told", async || {
         let seen = bed.object(launch).await?;
@@ -88,7 +88,7 @@ pub(crate) async fn a_missing_image_is_told(bed: &Bed) -> Result<()> {
             let told = |state: &ObjectState| matches!(state, ObjectState::Starting(Some(why)) if why.reason == reason && why.message.contains("no/such"));
             becomes(bed, &launch, told).await?;
         }
-        // What has not started can be ended all the same.
+        // An object that has not started can be stopped.
         bed.engine.stop(&object, GRACE).await?;
         let stopped = bed.object(&launch).await?.state;
         ensure!(matches!(&stopped, ObjectState::Failed(why) if why.reason == "StoppedBeforeStart"), "{stopped:?}");
@@ -100,7 +100,7 @@ pub(crate) async fn a_missing_image_is_told(bed: &Bed) -> Result<()> {
             told.push(why.reason);
         }
     };
-    // A registry that does not answer may come back, one that has no such image will not.
+    // A registry that does not respond may do so later. A registry without the image will not get it.
     match bed.engine.prepare(&launch, &tell).await {
         Err(EngineError::Refused(why)) if why.reason == "ImageNotFound" => {}
         Err(EngineError::Retry(why)) if why.reason == "ImagePullFailed" => {}
@@ -111,7 +111,7 @@ pub(crate) async fn a_missing_image_is_told(bed: &Bed) -> Result<()> {
     Ok(())
 }
 
-/// Stops what runs, and tells how it ended and how long that took.
+/// Stops a running object. Returns how it ended, and how long the stop took.
 async fn stop(bed: &Bed, launch: &Launch, object: &str, grace: Duration) -> Result<(Exit, Duration)> {
     let begin = Instant::now();
     bed.engine.stop(object, grace).await?;
@@ -137,7 +137,7 @@ pub(crate) async fn stop_waits_for_one_that_handles_term(bed: &Bed) -> Result<()
 }
 
 pub(crate) async fn stop_kills_one_that_ignores_term(bed: &Bed) -> Result<()> {
-    // Engines may count whole seconds: less than one must not become none.
+    // Engines may count whole seconds; a grace period below one second must not become zero.
     let graces = [Duration::from_secs(2), Duration::from_millis(300), Duration::ZERO];
     try_join_all(graces.map(async |grace| {
         let launch = bed.launch(&Script::IgnoreTerm)?;

@@ -1,4 +1,4 @@
-//! Engines that do nearly all that they must: the fake, with one obligation not kept.
+//! Fake engines that violate one obligation each.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,28 +13,28 @@ use renga_reconciler::engine::{
 };
 use renga_shared::domain::{ExecutionId, Why};
 
-/// What is done wrong.
+/// The obligation that is violated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Flaw {
-    /// `create` replaces the object that there is.
+    /// `create` replaces an existing object.
     MakesAnew,
-    /// `start` runs what has ended once more.
+    /// `start` runs an ended object again.
     RunsAgain,
     /// `create` also starts.
     RunsWhenMade,
-    /// An id stands for whatever object has the name now.
+    /// `stop` and `remove` act on the object that has the name now, whichever id they are given.
     KnowsNamesOnly,
-    /// `stop` and `remove` of what is gone are errors.
+    /// `stop` and `remove` fail if the object is gone.
     FailsForWhatIsGone,
-    /// `stop` leaves no time.
+    /// `stop` ignores the grace period.
     KillsAtOnce,
-    /// `stop` answers when it has asked the object to end.
+    /// `stop` returns before the object has ended.
     AnswersBeforeTheEnd,
-    /// `logs` leaves out what was written at the very time from which on they are asked for.
+    /// `logs` omits the entries that were written exactly at `since`.
     ResumesAfter,
-    /// `logs` are always told from their beginning.
+    /// `logs` always starts at the beginning.
     BeginsAnew,
-    /// `logs` end with what was written so far.
+    /// `logs` ends after the entries that were written so far.
     DoesNotFollow,
 }
 
@@ -54,7 +54,7 @@ impl Flawed {
         self.launched.lock().unwrap_or_else(PoisonError::into_inner).get(object).cloned()
     }
 
-    /// The id that is meant by `object`.
+    /// Returns the id of the object that this flawed engine takes for `object`.
     async fn meant(&self, object: &str) -> Result<String, EngineError> {
         if self.flaw == Flaw::KnowsNamesOnly
             && let Some(launch) = self.launch_of(object)

@@ -1,4 +1,4 @@
-//! What objects write: all of it, as it was, once.
+//! Logs of objects: complete, unchanged, each entry once.
 
 use anyhow::{Context as _, Result, ensure};
 use futures::{StreamExt as _, TryStreamExt as _};
@@ -12,7 +12,7 @@ fn bytes(entries: &[LogEntry], stream: LogStream) -> Vec<u8> {
     entries.iter().filter(|entry| entry.stream == stream).flat_map(|entry| entry.bytes.to_vec()).collect()
 }
 
-/// As containerd writes lines down that end as in a terminal.
+/// Returns `text` as containerd logs it: without the carriage returns before line feeds.
 fn without_carriage_returns(text: &[u8]) -> Vec<u8> {
     let mut kept = text.to_vec();
     while let Some(at) = kept.windows(2).position(|two| two == b"\r\n") {
@@ -25,7 +25,7 @@ fn is_in_order(entries: &[LogEntry]) -> bool {
     entries.is_sorted_by_key(|entry| entry.nanos)
 }
 
-/// Nothing is left out or told twice by whoever begins again at an entry that it has.
+/// Fails unless logs that are read again from any entry's time have exactly the entries from that time on.
 async fn is_resumed_anywhere(bed: &Bed, object: &str, all: &[LogEntry]) -> Result<()> {
     ensure!(is_in_order(all), "times decrease");
     for entry in all {
@@ -52,7 +52,7 @@ pub(crate) async fn both_streams_are_told_in_order(bed: &Bed) -> Result<()> {
         ensure!(bytes(&followed, LogStream::Stdout) == "hello\nwörld\n".as_bytes(), "{followed:?}");
         ensure!(bytes(&followed, LogStream::Stderr) == b"oops\n", "{followed:?}");
     } else {
-        // The node's runtime may write the two streams down in another order; each has its own.
+        // The node's runtime may log the two streams in another order; each stream keeps its own order.
         let mut lines: Vec<&[u8]> = followed.iter().map(|entry| &entry.bytes[..]).collect();
         let oops = lines.iter().position(|line| *line == b"oops\n").context("standard error is missing")?;
         lines.remove(oops);
@@ -63,7 +63,7 @@ pub(crate) async fn both_streams_are_told_in_order(bed: &Bed) -> Result<()> {
     let started = exit.started.context("it was started")?.0 * 1_000;
     let times: Vec<i64> = followed.iter().map(|entry| entry.nanos).collect();
     ensure!(is_in_order(&followed), "times decrease: {times:?}");
-    // The clock of starts and that of logs may be read in another order than things happen.
+    // The engine may read the clocks for starts and for logs in another order than the events happen.
     let second = 1_000_000_000;
     let (from, to) = (started - second, exit.finished.0 * 1_000 + second);
     ensure!(times.iter().all(|nanos| (from..=to).contains(nanos)), "written while it ran: {times:?} {exit:?}");
@@ -73,7 +73,7 @@ pub(crate) async fn both_streams_are_told_in_order(bed: &Bed) -> Result<()> {
 
 pub(crate) async fn bytes_are_told_as_they_are(bed: &Bed) -> Result<()> {
     let every_byte: Vec<u8> = (0..=255).chain(*b"\n\n").collect();
-    // Engines pass on long lines in pieces: the characters of three bytes lie across every boundary.
+    // Engines split long lines. Characters of three bytes cross every boundary between the pieces.
     let long_line = "€".repeat(6_700) + "\nnext\n";
     let two_long_lines = "0123456789abcde\t".repeat(1_100) + "\n" + &"0123456789abcde\t".repeat(1_024) + "\n";
     ensure!(long_line.len() > 20_000 && two_long_lines.len() > 2 * 16 * 1_024);
@@ -114,7 +114,7 @@ pub(crate) async fn are_resumed_while_it_runs(bed: &Bed) -> Result<()> {
     let object = bed.run(&launch).await?;
     let mut all: Vec<LogEntry> = Vec::new();
     loop {
-        // As a reconciler does that begins where the last one was.
+        // Continues like a reconciler that takes over from another one.
         let (before, since) = (all.len(), all.last().map_or(0, |last| last.nanos));
         all.retain(|entry| entry.nanos < since);
         let had = all.len();

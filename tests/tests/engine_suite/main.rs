@@ -1,7 +1,7 @@
-//! What every engine must do: the obligations of the port (`reconciler/src/engine/mod.rs`), one suite for all.
+//! The obligations of the engine port (`reconciler/src/engine/mod.rs`), in one suite for all engines.
 //!
-//! How each engine is reached and taken away is in `bed.rs`, what has to be run differently there in `tests/src/scripts.rs`; see
-//! `docs/adding-an-engine.md`.
+//! `bed.rs` connects each engine and makes it unreachable; `tests/src/scripts.rs` has what runs differently on each.
+//! See `docs/adding-an-engine.md`.
 
 mod absence;
 mod bed;
@@ -21,7 +21,7 @@ use renga_tests::require;
 use crate::bed::{Bed, PATIENCE};
 use crate::flaws::Flaw;
 
-/// One test function for each engine; what the machine lacks is said loudly.
+/// Defines each test once per engine. Reports loudly each engine that the machine does not have.
 macro_rules! on_each_engine {
     ($($module:ident::$test:ident),+ $(,)?) => {
         mod fake { $(#[tokio::test] async fn $test() -> anyhow::Result<()> {
@@ -72,7 +72,7 @@ on_each_engine! {
     absence::an_engine_that_does_not_answer_is_down,
 }
 
-/// Runs a test and removes what it left, however it ended.
+/// Runs a test, then removes what it left, whatever its result.
 async fn run(bed: Bed, test: impl AsyncFnOnce(&Bed) -> Result<()>) -> Result<()> {
     let test = AssertUnwindSafe(test(&bed)).catch_unwind();
     let tested = tokio::time::timeout(2 * PATIENCE, test).await.context("the test does not end");
@@ -83,10 +83,10 @@ async fn run(bed: Bed, test: impl AsyncFnOnce(&Bed) -> Result<()>) -> Result<()>
     }
 }
 
-/// What the suite is for: an engine that does nearly all that it must does not pass.
+/// The suite must reject an engine that violates a single obligation.
 #[tokio::test]
 async fn an_engine_with_a_flaw_does_not_pass() -> Result<()> {
-    /// Runs tests on the fake with a flaw; each must fail.
+    /// Runs tests on the fake engine with a flaw. Each test must fail.
     macro_rules! fails {
         ($flaw:ident: $($module:ident::$test:ident),+) => {$(
             let passed = run(Bed::flawed(Flaw::$flaw)?, $module::$test).await.is_ok();

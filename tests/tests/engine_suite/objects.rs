@@ -1,4 +1,4 @@
-//! Objects: made once, run once, found by name, and touched by their own ids only.
+//! Objects: created once, run once, found by name, and changed only by their own ids.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 
 use crate::bed::{Bed, PATIENCE, refused};
 
-/// More than any stop here takes that does what it should.
+/// A grace period that is longer than any correct stop in these tests takes.
 const GRACE: Duration = Duration::from_secs(20);
 
 fn is_running(state: &ObjectState) -> bool {
@@ -163,7 +163,7 @@ pub(crate) async fn the_list_shows_what_this_deployment_has(bed: &Bed) -> Result
     let expected = BTreeSet::from([(created.id, made, false), (running.id, ran, true), (ended.id, over, false)]);
     ensure!(shown(&listed) == expected && listed.len() == 3, "{listed:?}");
     for one in &listed {
-        // An engine may tell whole seconds.
+        // An engine may report whole seconds.
         let age = one.created.since(since.minus(Duration::from_secs(1)));
         ensure!(age > Duration::ZERO && age < 2 * PATIENCE, "made at a time that is not now: {one:?}");
     }
@@ -210,7 +210,7 @@ pub(crate) async fn ports_can_be_reached_while_it_runs(bed: &Bed) -> Result<()> 
     Ok(())
 }
 
-/// What a web server answers.
+/// Returns the response of a web server to `GET /`.
 async fn ask(address: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(address).await?;
     stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await?;

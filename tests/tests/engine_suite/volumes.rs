@@ -1,4 +1,4 @@
-//! Volumes: what each kind keeps, and which are refused.
+//! Volumes: what each kind keeps, and which kinds are refused.
 
 use anyhow::{Result, ensure};
 use renga_reconciler::engine::Launch;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::bed::{Bed, refused};
 use crate::cluster;
 
-/// Appends a line to a file in a volume and prints it.
+/// Returns a launch that appends a line to a file in a volume and prints the file.
 fn appends(bed: &Bed, source: &Value, mount: &Value) -> Result<Launch> {
     let (mut volume, mut mounted) = (source.clone(), mount.clone());
     volume["name"] = json!("v");
@@ -18,7 +18,7 @@ fn appends(bed: &Bed, source: &Value, mount: &Value) -> Result<Launch> {
     bed.launch_with(&Script::AppendAndShow("/data/file"), &fields)
 }
 
-/// Has it run, and answers the engine's id of it, how it ended and what it printed.
+/// Runs an object to its end. Returns its id on the engine, its exit code and its output.
 async fn run(bed: &Bed, launch: &Launch) -> Result<(String, i64, String)> {
     let object = bed.run(launch).await?;
     let code = bed.ended(launch).await?.code;

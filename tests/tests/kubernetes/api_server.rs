@@ -1,4 +1,4 @@
-//! An API server that is restarted, slow or cut off is away. What runs is not changed by that.
+//! An API server that is restarted, slow or cut off is unreachable. Running executions do not change.
 
 use std::time::{Duration, Instant};
 
@@ -13,10 +13,10 @@ use serde_json::json;
 
 use crate::Ground;
 
-/// How soon it is known that an API server is away.
+/// Maximum time until an API server is known to be unreachable.
 const KNOWN_WITHIN: Duration = Duration::from_secs(25);
 
-/// What it shows as soon as it answers.
+/// Waits until the engine responds, and returns the object. Fails with errors other than an unreachable engine.
 async fn once_it_answers(ground: &Ground, launch: &renga_reconciler::engine::Launch) -> Result<Object> {
     until("the engine to answer", async || {
         let probed = ground.engine.probe().await;
@@ -36,7 +36,7 @@ async fn once_it_answers(ground: &Ground, launch: &renga_reconciler::engine::Lau
 async fn is_away(engine: &dyn Engine, launch: &renga_reconciler::engine::Launch) -> Result<()> {
     let begin = Instant::now();
     loop {
-        // As the reconciler does, whose probe tells the engine when to look.
+        // Probes first, as the reconciler does, because a probe makes the engine check its watches.
         let probed = engine.probe().await;
         match (probed, engine.inspect(launch.id).await) {
             (
@@ -52,7 +52,7 @@ async fn is_away(engine: &dyn Engine, launch: &renga_reconciler::engine::Launch)
     }
 }
 
-/// Runs one execution through a time in which the API server is away.
+/// Runs one execution while the API server is unreachable for some time. Fails if its state or its logs change.
 async fn goes_on_through(
     mut cluster: Cluster,
     leave: impl AsyncFnOnce(&mut Cluster) -> Result<()>,
@@ -84,7 +84,7 @@ async fn goes_on_through(
 
     come_back(&mut cluster).await?;
     ensure!(once_it_answers(&ground, &launch).await? == before, "it never knew");
-    // As the collector goes on: from the last that it has.
+    // Continues like the log collector, from the last entry that it has.
     let last = all.last().map_or(0, |entry| entry.nanos);
     all.retain(|entry| entry.nanos < last);
     let rest: Vec<LogEntry> = ground.engine.logs(&object, last).try_collect().await?;
@@ -103,7 +103,7 @@ impl Ground {
 }
 
 #[tokio::test]
-async fn one_that_crashes_and_is_restarted() -> Result<()> {
+async fn an_execution_survives_a_restart_of_the_api_server() -> Result<()> {
     let cluster = require!(dedicated_kubernetes);
     goes_on_through(
         cluster,
@@ -114,7 +114,7 @@ async fn one_that_crashes_and_is_restarted() -> Result<()> {
 }
 
 #[tokio::test]
-async fn one_that_does_not_answer() -> Result<()> {
+async fn an_execution_survives_an_api_server_that_does_not_respond() -> Result<()> {
     let cluster = require!(dedicated_kubernetes);
     goes_on_through(
         cluster,
@@ -125,7 +125,7 @@ async fn one_that_does_not_answer() -> Result<()> {
 }
 
 #[tokio::test]
-async fn one_that_is_cut_off() -> Result<()> {
+async fn an_execution_survives_an_api_server_that_is_cut_off() -> Result<()> {
     let cluster = require!(dedicated_kubernetes);
     goes_on_through(cluster, async |cluster| cluster.cut_off().await, async |cluster| cluster.reconnect().await).await
 }

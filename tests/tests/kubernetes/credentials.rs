@@ -1,4 +1,4 @@
-//! How the deployer proves who it is, and what it is told when it cannot.
+//! The credentials of the deployer, and the error that it reports if they are not valid.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::{Ground, connect};
 
-/// The ground's kubeconfig with another user.
+/// Writes the ground's kubeconfig with another user, and returns its path.
 fn with_user(ground: &Ground, name: &str, user: Value) -> Result<PathBuf> {
     let mut config: Value = serde_json::from_slice(&std::fs::read(&ground.executions.kubeconfig)?)?;
     config["users"][0]["user"] = user;
@@ -25,7 +25,7 @@ fn token(ground: &Ground) -> Result<String> {
     Ok(config["users"][0]["user"]["token"].as_str().context("it has a token")?.to_owned())
 }
 
-/// Whether something can be run by a kubeconfig.
+/// Fails unless an execution runs to its end with this kubeconfig.
 async fn runs(ground: &Ground, kubeconfig: &Path) -> Result<()> {
     let engine = connect(&ground.executions.url_by(kubeconfig))?;
     let launch = ground.script(&Script::Exit(3))?;
@@ -40,7 +40,7 @@ async fn runs(ground: &Ground, kubeconfig: &Path) -> Result<()> {
 }
 
 #[tokio::test]
-async fn certificates_token_files_and_programs_are_credentials() -> Result<()> {
+async fn certificates_token_files_and_exec_programs_authenticate() -> Result<()> {
     let cluster = require!(kubernetes);
     let ground = Ground::new(cluster, "credentials").await?;
     runs(&ground, &cluster.certificate_kubeconfig()).await?;
@@ -67,7 +67,7 @@ async fn certificates_token_files_and_programs_are_credentials() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_token_that_is_replaced_is_read_again() -> Result<()> {
+async fn a_replaced_token_file_is_read_again() -> Result<()> {
     let cluster = require!(kubernetes);
     let ground = Ground::new(cluster, "rotated").await?;
     let token = token(&ground)?;

@@ -1,5 +1,5 @@
-//! An API server that no longer knows what a watch has missed says `410 Gone`, and everything is listed anew. No real one can
-//! be brought to it at will, so the answers are played.
+//! An API server that no longer has the events that a watch has missed responds `410 Gone`, and the engine lists
+//! everything again. No real API server can be made to do that at will, so the test has a double.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use tokio::sync::Notify;
 
 use crate::settings;
 
-/// An API server with one Job, until its watch is told that it has missed something.
+/// A double of an API server. Only its first list has the Job. After `forgets`, its watch reports missed events.
 struct Played {
     job: Value,
     lists: AtomicUsize,
@@ -60,7 +60,7 @@ async fn answer(State(played): State<Arc<Played>>, request: Request) -> Response
 }
 
 #[tokio::test]
-async fn everything_is_listed_anew() -> Result<()> {
+async fn an_expired_watch_lists_everything_again() -> Result<()> {
     let settings = settings(KubernetesSettings::default());
     let id = ExecutionId::new(SystemClock.now(), [1; 8]);
     let labels = json!({ EXECUTION_LABEL: id.to_string(), DEPLOYMENT_LABEL: settings.deployment });

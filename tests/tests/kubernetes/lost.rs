@@ -1,4 +1,4 @@
-//! What others take away is lost, with the reason; a node that is away for a while takes nothing.
+//! An execution whose pod or node is deleted is lost, with the reason. An outage of a node changes nothing.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ async fn is_lost_as(
     take(&ground.pod_name(cluster, &launch).await?).await?;
     let state = ground.becomes(&launch, is_lost).await?;
     ensure!(matches!(&state, ObjectState::Lost(why) if why.reason == reason), "{state:?}");
-    // Also when its pod and all that it told are gone.
+    // The execution is still lost after its pod and the pod's status are gone.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let state = ground.object(&launch).await?.state;
     ensure!(is_lost(&state), "{state:?}");
@@ -36,7 +36,7 @@ async fn is_lost_as(
 }
 
 #[tokio::test]
-async fn a_pod_that_is_deleted_by_hand() -> Result<()> {
+async fn a_deleted_pod_is_lost() -> Result<()> {
     let cluster = require!(kubernetes);
     let ground = Ground::new(cluster, "deleted").await?;
     let in_it = format!("--namespace={}", ground.executions.namespace);
@@ -51,7 +51,7 @@ async fn a_pod_that_is_deleted_by_hand() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_pod_that_is_evicted() -> Result<()> {
+async fn an_evicted_pod_is_lost() -> Result<()> {
     let cluster = require!(kubernetes);
     let ground = Ground::new(cluster, "evicted").await?;
     let namespace = &ground.executions.namespace;
@@ -71,7 +71,7 @@ async fn a_pod_that_is_evicted() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_node_that_goes_away_for_a_while_changes_nothing_and_one_that_is_gone_does() -> Result<()> {
+async fn a_node_is_lost_when_it_is_deleted_and_not_while_it_is_unreachable() -> Result<()> {
     let mut cluster = require!(dedicated_kubernetes);
     let ground = Ground::new(&cluster, "node").await?;
     let launch = ground.script(&Script::Sleep)?;
@@ -97,7 +97,7 @@ async fn a_node_that_goes_away_for_a_while_changes_nothing_and_one_that_is_gone_
         matches!(&state, ObjectState::Lost(why) if why.reason == "NodeLost" || why.reason == "PodDeleted"),
         "{state:?}"
     );
-    // Nobody on the node can say that the pod has ended, and it is removed all the same.
+    // The node cannot report the end of the pod. The pod is removed nevertheless.
     ground.engine.remove(&object).await?;
     ensure!(ground.engine.inspect(launch.id).await?.is_none());
     Ok(())

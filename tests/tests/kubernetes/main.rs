@@ -1,5 +1,5 @@
-//! What only clusters do: the reasons that they give, what they take away, who may do what in them, and what becomes of
-//! executions while their API server is away. What every engine must do is in `tests/tests/engine_suite/`.
+//! Behavior that only clusters have: their reasons, lost pods and nodes, permissions, and executions while the API
+//! server is unreachable. `tests/tests/engine_suite/` tests the obligations of every engine.
 
 mod api_server;
 mod credentials;
@@ -40,7 +40,7 @@ impl Ground {
         Self::with(cluster, purpose, "").await
     }
 
-    /// The same, with further options in the engine's URL.
+    /// Like `new`, with further options in the engine's URL.
     async fn with(cluster: &Cluster, purpose: &str, options: &str) -> Result<Self> {
         let executions = Executions::new(cluster, purpose).await?;
         let engine = connect(&format!("{}{options}", executions.url()))?;
@@ -58,7 +58,7 @@ impl Ground {
         self.launch(&TestEngine::Kubernetes.specification(script))
     }
 
-    /// Has it run, and answers the engine's id of it.
+    /// Prepares, creates and starts the object. Returns its id on the engine.
     async fn run(&self, launch: &Launch) -> Result<String> {
         self.engine.prepare(launch, &|_| {}).await?;
         let object = self.engine.create(launch).await?;
@@ -66,7 +66,7 @@ impl Ground {
         Ok(object)
     }
 
-    /// The same for [`Script::Sleep`], which runs when this answers.
+    /// Like `run`, for [`Script::Sleep`]. Returns once the script is running.
     async fn run_until_started(&self, launch: &Launch) -> Result<String> {
         let object = self.run(launch).await?;
         let first = self.engine.logs(&object, 0).try_next().await?.context("it wrote nothing")?;
@@ -87,7 +87,7 @@ impl Ground {
         .await
     }
 
-    /// The execution's pod.
+    /// Returns the execution's pod.
     async fn pod(&self, cluster: &Cluster, launch: &Launch) -> Result<Value> {
         let label = format!("--selector=job-name={}", object_name(launch.id));
         let pods = cluster.get(&["pods", &label, "--namespace", &self.executions.namespace]).await?;
@@ -108,7 +108,7 @@ fn connect_with(url: &str, kubernetes: KubernetesSettings) -> Result<Arc<dyn Eng
     Ok(EngineUrl::parse(url)?.connect(&settings(kubernetes)))
 }
 
-/// Those of a deployment that nobody else has.
+/// Returns the engine settings of a deployment with a unique name.
 fn settings(kubernetes: KubernetesSettings) -> EngineSettings {
     EngineSettings {
         deployment: format!("test-{:016x}", Random::from_system().number()),

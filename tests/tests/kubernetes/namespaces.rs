@@ -1,4 +1,4 @@
-//! Namespaces: those that the engine's configuration allows, and what becomes of executions in one that is not there.
+//! Namespaces: those that the engine's configuration allows, and executions in a namespace that does not exist.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ async fn create(engine: &dyn Engine, launch: &Launch) -> Result<String, EngineEr
 }
 
 #[tokio::test]
-async fn executions_run_where_they_may_ask_to() -> Result<()> {
+async fn executions_run_in_the_allowed_namespaces() -> Result<()> {
     let cluster = require!(kubernetes);
     let further = cluster.new_namespace("further").await?;
     let ground = Ground::with(cluster, "own", &format!("&namespaces={further}")).await?;
@@ -41,7 +41,7 @@ async fn executions_run_where_they_may_ask_to() -> Result<()> {
 }
 
 #[tokio::test]
-async fn one_that_is_not_there_is_waited_for_and_keeps_nobody_else_waiting() -> Result<()> {
+async fn a_missing_namespace_delays_only_its_own_executions() -> Result<()> {
     let cluster = require!(kubernetes);
     let later = format!("later-{}", std::process::id());
     let ground = Ground::with(cluster, "there", &format!("&namespaces={later}")).await?;

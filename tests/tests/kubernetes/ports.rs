@@ -1,4 +1,4 @@
-//! Ports behind an ingress, and those that are told with another address than the node's.
+//! Ports behind an ingress, and ports that are reported with a configured address instead of the node's.
 
 use anyhow::{Context as _, Result, ensure};
 use renga_reconciler::engine::kubernetes::{IngressHost, KubernetesSettings};
@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::{Ground, connect_with};
 
 #[tokio::test]
-async fn an_ingress_leads_to_them_and_goes_with_the_job() -> Result<()> {
+async fn an_ingress_serves_the_ports_and_is_deleted_with_the_job() -> Result<()> {
     let cluster = require!(kubernetes);
     let mut ground = Ground::new(cluster, "ingress").await?;
     let ingress = IngressHost::parse("nginx@apps.example.org");
@@ -33,7 +33,7 @@ async fn an_ingress_leads_to_them_and_goes_with_the_job() -> Result<()> {
     ensure!(ingress["spec"]["ingressClassName"] == "nginx" && rule["host"] == "apps.example.org", "{ingress}");
     let first = &rule["http"]["paths"][0];
     ensure!(first["path"] == path.as_str() && first["backend"]["service"]["port"]["number"] == 8080, "{rule}");
-    // What an ingress controller would ask.
+    // The address that an ingress controller connects to.
     let service = cluster.get(&["service", &object_name(launch.id), &in_it]).await?;
     ensure!(service["spec"]["type"] == "ClusterIP", "{service}");
     let address = service["spec"]["clusterIP"].as_str().context("a service has an address")?;
@@ -54,7 +54,7 @@ async fn an_ingress_leads_to_them_and_goes_with_the_job() -> Result<()> {
 }
 
 #[tokio::test]
-async fn an_operator_says_where_nodes_are_reached() -> Result<()> {
+async fn a_configured_address_replaces_the_nodes() -> Result<()> {
     let cluster = require!(kubernetes);
     let mut ground = Ground::new(cluster, "address").await?;
     let container_ip = Some(std::net::Ipv4Addr::new(192, 0, 2, 7).into());

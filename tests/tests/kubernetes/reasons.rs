@@ -1,4 +1,4 @@
-//! Why something does not start: told within seconds, in the cluster's words.
+//! The reason why an execution does not start: reported within seconds, in the cluster's words.
 
 use std::time::{Duration, Instant};
 
@@ -11,10 +11,10 @@ use serde_json::{Value, json};
 
 use crate::Ground;
 
-/// What a user is told of a delay comes this soon.
+/// Maximum time until the reason of a delay is reported.
 const SOON: Duration = Duration::from_secs(5);
 
-/// What it waits for, or why it failed, with the words that have to be in it.
+/// Runs an execution with these fields. Fails unless it soon waits (`waits`) or fails for `reason`, with all `words`.
 async fn is_told(ground: &Ground, fields: Value, reason: &str, words: &[&str], waits: bool) -> Result<()> {
     let mut spec = json!({ "image": BUSYBOX, "command": ["true"] });
     for (name, value) in fields.as_object().into_iter().flatten() {
@@ -33,7 +33,7 @@ async fn is_told(ground: &Ground, fields: Value, reason: &str, words: &[&str], w
     ensure!(took < SOON, "{reason} was told after {took:?}");
     let text = format!("{state:?}");
     ensure!(words.iter().all(|words| text.contains(words)), "{text}");
-    // Whatever it waits for, it can be cancelled.
+    // An execution can be cancelled, whatever it waits for.
     ground.engine.stop(&object, Duration::ZERO).await?;
     let stopped = ground.object(&launch).await?.state;
     ensure!(matches!(stopped, ObjectState::Failed(_)), "{stopped:?}");
@@ -43,7 +43,7 @@ async fn is_told(ground: &Ground, fields: Value, reason: &str, words: &[&str], w
 }
 
 #[tokio::test]
-async fn no_node_has_room() -> Result<()> {
+async fn no_node_has_free_capacity() -> Result<()> {
     let cluster = require!(kubernetes);
     let ground = Ground::new(cluster, "unschedulable").await?;
     let fields = json!({ "resources": { "requests": { "cpu": "1000" } } });
@@ -51,7 +51,7 @@ async fn no_node_has_room() -> Result<()> {
 }
 
 #[tokio::test]
-async fn an_image_is_not_there() -> Result<()> {
+async fn an_image_is_missing() -> Result<()> {
     let cluster = require!(kubernetes);
     let ground = Ground::new(cluster, "image").await?;
     let fields = json!({ "image": "127.0.0.1:1/no/such:image" });
@@ -59,7 +59,7 @@ async fn an_image_is_not_there() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_volume_is_not_there() -> Result<()> {
+async fn a_volume_is_missing() -> Result<()> {
     let cluster = require!(kubernetes);
     let ground = Ground::new(cluster, "volume").await?;
     let with = |source: Value| {
@@ -86,14 +86,14 @@ async fn a_quota_is_used_up() -> Result<()> {
     is_told(&ground, json!({}), "QuotaExceeded", &["exceeded quota: small"], true).await
 }
 
-/// Labels the ground's namespace, whose Pod Security admits less from then on.
+/// Sets the Pod Security level of the ground's namespace.
 async fn enforce(cluster: &Cluster, ground: &Ground, level: &str) -> Result<()> {
     let label = format!("pod-security.kubernetes.io/enforce={level}");
     cluster.kubectl(&["label", "namespace", &ground.executions.namespace, &label]).await.map(drop)
 }
 
 #[tokio::test]
-async fn pod_security_does_not_admit_it() -> Result<()> {
+async fn pod_security_rejects_the_pod() -> Result<()> {
     let cluster = require!(kubernetes);
     let ground = Ground::new(cluster, "security").await?;
     enforce(cluster, &ground, "restricted").await?;
@@ -102,16 +102,16 @@ async fn pod_security_does_not_admit_it() -> Result<()> {
 }
 
 #[tokio::test]
-async fn an_image_that_runs_as_root_is_told_with_the_setting_that_forbids_it() -> Result<()> {
+async fn an_image_that_runs_as_root_fails_with_the_setting_that_forbids_it() -> Result<()> {
     let cluster = require!(kubernetes);
     let ground = Ground::with(cluster, "restricted", "&security=restricted").await?;
-    // What this asks for is all that Pod Security does.
+    // The engine's `security=restricted` sets everything that Pod Security demands.
     enforce(cluster, &ground, "restricted").await?;
     is_told(&ground, json!({}), "RunsAsRoot", &["?security=restricted", "root"], false).await
 }
 
 #[tokio::test]
-async fn baseline_admits_what_is_run() -> Result<()> {
+async fn baseline_admits_the_pod() -> Result<()> {
     let cluster = require!(kubernetes);
     let ground = Ground::new(cluster, "baseline").await?;
     enforce(cluster, &ground, "baseline").await?;

@@ -1,4 +1,4 @@
-//! What a pod is given, and what it is not.
+//! The token, the service account and the rights of a pod.
 
 use anyhow::{Result, ensure};
 use futures::TryStreamExt as _;
@@ -13,7 +13,7 @@ use crate::Ground;
 const TOKEN: &str = "eyJhbGciOiJSUzI1NiJ9.a-users-token";
 
 #[tokio::test]
-async fn a_token_is_given_by_a_secret_that_goes_with_the_job() -> Result<()> {
+async fn a_token_is_passed_in_a_secret_that_is_deleted_with_the_job() -> Result<()> {
     let cluster = require!(kubernetes);
     let ground = Ground::new(cluster, "token").await?;
     let mut launch = ground.script(&Script::Variable(ACCESS_TOKEN))?;
@@ -39,7 +39,7 @@ async fn a_token_is_given_by_a_secret_that_goes_with_the_job() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_create_that_was_cut_off_is_completed() -> Result<()> {
+async fn an_interrupted_create_is_completed() -> Result<()> {
     let cluster = require!(kubernetes);
     let ground = Ground::new(cluster, "cut").await?;
     let mut launch = ground.script(&Script::Serve)?;

@@ -1,4 +1,4 @@
-//! Which engine is chosen, over HTTP.
+//! The choice of an engine, over HTTP.
 
 use anyhow::{Result, ensure};
 use renga_tests::client::Client;
@@ -9,12 +9,12 @@ use serde_json::{Value, json};
 
 use super::{both_are_up, reason_of};
 
-/// An image of the fake's that runs until it is stopped.
+/// Returns a specification that the fake engine runs until it is stopped.
 fn waits() -> Value {
     json!({ "image": "fake/steps", "command": ["out:started", "wait"] })
 }
 
-/// `b` is for staff, and has room for two executions.
+/// Two engines. `b` accepts only staff, and at most two executions.
 const ENGINES: [(&str, &str); 2] = [
     ("DEPLOYER_ENGINE_A", "fake://?labels=zone=eu"),
     ("DEPLOYER_ENGINE_B", "fake://?max=2&claims=role:staff,group:/heads&labels=zone=us,disk=ssd"),
@@ -30,7 +30,7 @@ async fn dry_run(client: &Client, context: &str, request: Value) -> Result<Value
 }
 
 #[tokio::test]
-async fn a_dry_run_says_what_would_be_chosen_and_runs_nothing() -> Result<()> {
+async fn a_dry_run_reports_the_choice_and_runs_nothing() -> Result<()> {
     let deployment = Deployment::start(&ENGINES).await?;
     both_are_up(&deployment.client).await?;
     let client = &deployment.client;
@@ -41,7 +41,7 @@ async fn a_dry_run_says_what_would_be_chosen_and_runs_nothing() -> Result<()> {
     let told = dry_run(client, &context, json!({ "engine": "b" })).await?;
     ensure!(told["engine"].is_null() && reason_of(&told, "a")? == "NotAskedFor", "{told:#}");
 
-    // The same user with a token that says more.
+    // The same user, with a token that has the role.
     let staff = of_staff(&deployment);
     let told = dry_run(&staff, &context, json!({ "engine": "fake" })).await?;
     ensure!(told["engine"] == "a" && reason_of(&told, "b")? == "RankedLower", "{told:#}");
@@ -56,7 +56,7 @@ async fn a_dry_run_says_what_would_be_chosen_and_runs_nothing() -> Result<()> {
 
     let all = client.get("/v1/executions").await?;
     ensure!(all["executions"] == json!([]), "{all}");
-    // It is asked like an execution.
+    // A dry run is validated like an execution.
     let path = format!("/v1/contexts/{context}/placement");
     client.post(&path, &json!({ "engine": "warp" })).await?.bad_fields(400)?;
     client.post(&path, &json!({ "motor": 1 })).await?.bad_fields(400)?;
@@ -71,7 +71,7 @@ async fn a_dry_run_says_what_would_be_chosen_and_runs_nothing() -> Result<()> {
 }
 
 #[tokio::test]
-async fn an_execution_shows_why_it_runs_where_it_does() -> Result<()> {
+async fn an_execution_shows_why_its_engine_was_chosen() -> Result<()> {
     let deployment = Deployment::start(&ENGINES).await?;
     both_are_up(&deployment.client).await?;
     let staff = of_staff(&deployment);
@@ -85,7 +85,7 @@ async fn an_execution_shows_why_it_runs_where_it_does() -> Result<()> {
     ensure!(reason_of(placement, "a")? == "LabelMissing" && placement["decided"].is_string(), "{running:#}");
     ensure!(placement.get("tried").is_none(), "{running:#}");
 
-    // The same without the role: it waits, says for what, and may be stopped.
+    // The same execution without the role waits, shows the reason, and can be stopped.
     let waiting = deployment.client.execute(&context, json!({})).await?;
     let seen = until("it to say what is missing", async || {
         let seen = deployment.client.get(&waiting.path).await?;
@@ -103,7 +103,7 @@ async fn an_execution_shows_why_it_runs_where_it_does() -> Result<()> {
 }
 
 #[tokio::test]
-async fn engines_show_what_they_offer_and_how_busy_they_are() -> Result<()> {
+async fn engines_show_their_profiles_and_their_load() -> Result<()> {
     let deployment = Deployment::start(&ENGINES).await?;
     both_are_up(&deployment.client).await?;
     let staff = of_staff(&deployment);
@@ -127,8 +127,8 @@ async fn engines_show_what_they_offer_and_how_busy_they_are() -> Result<()> {
 }
 
 #[tokio::test]
-async fn an_engine_that_is_taken_out_is_kept_in_view_until_what_it_runs_has_ended() -> Result<()> {
-    // Docker, since what the fake runs ends with the reconciler.
+async fn a_removed_engine_is_listed_as_retired_until_its_executions_have_ended() -> Result<()> {
+    // Docker, because the fake's executions end with the reconciler.
     renga_tests::require!(docker);
     let docker = "docker:///var/run/docker.sock";
     let mut deployment =
@@ -151,7 +151,7 @@ async fn an_engine_that_is_taken_out_is_kept_in_view_until_what_it_runs_has_ende
     ensure!(seen["running"] == 1, "{seen:#}");
     let told = dry_run(client, &context, json!({ "engine": "old" })).await?;
     ensure!(told["engine"].is_null() && reason_of(&told, "old")? == "EngineRetired", "{told:#}");
-    // What runs there is still looked after.
+    // The execution there is still reconciled.
     client.stop(&running).await?;
     let ended = client.wait_for(&running, &["exited", "failed", "lost"]).await?;
     ensure!(ended["status"]["exit_code"] == 143, "{ended:#}");

@@ -1,4 +1,4 @@
-//! Two real clusters: any of a kind, the one that answers, and the namespaces that each lets executions ask for.
+//! Two real clusters: placement by kind, failover to the cluster that responds, and the allowed namespaces of each.
 
 use anyhow::{Result, ensure};
 use renga_tests::deployment::{Deployment, until};
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::{both_are_up, reason_of};
 
 #[tokio::test]
-async fn of_two_clusters_one_that_answers_runs_it() -> Result<()> {
+async fn an_execution_runs_on_the_cluster_that_responds() -> Result<()> {
     let mut first = require!(dedicated_kubernetes);
     let second = require!(kubernetes);
     let (one, two) = (Executions::new(&first, "placed").await?, Executions::new(second, "placed").await?);
@@ -38,14 +38,14 @@ async fn of_two_clusters_one_that_answers_runs_it() -> Result<()> {
     let seen = client.wait_for(&execution, &ended).await?;
     ensure!(seen["status"]["engine"] == "one" && seen["status"]["exit_code"] == 3, "{seen:#}");
 
-    // Nobody may have noticed yet that the first one is gone; either way nothing was made there.
+    // The reconciler may not know yet that the first cluster is gone. In either case, nothing was created there.
     first.kill_api_server().await?;
     let execution = client.execute(&context, json!({ "engine": "k8s" })).await?;
     let seen = client.wait_for(&execution, &ended).await?;
     ensure!(seen["status"]["engine"] == "two" && seen["status"]["exit_code"] == 3, "{seen:#}");
     ensure!(reason_of(&seen["status"]["placement"], "one")? == "EngineUnavailable", "{seen:#}");
 
-    // What an engine's configuration does not allow is refused at once, also while the engine is away.
+    // A namespace that an engine does not allow is refused at once, even while the engine is unreachable.
     let path = format!("/v1/contexts/{context}");
     for (engine, namespace) in [("one", "kube-system"), ("two", "team"), ("k8s", "kube-system")] {
         let request = json!({ "engine": engine, "namespace": namespace });
@@ -60,7 +60,7 @@ async fn of_two_clusters_one_that_answers_runs_it() -> Result<()> {
     deployment.stop().await
 }
 
-/// Has a cluster admit no Services in a namespace, and waits until it does not.
+/// Makes a cluster reject Services in a namespace, and waits until it does.
 async fn forbid_services(cluster: &Cluster, namespace: &str) -> Result<()> {
     let rule = json!({ "apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["services"] });
     cluster
@@ -93,7 +93,7 @@ async fn forbid_services(cluster: &Cluster, namespace: &str) -> Result<()> {
 }
 
 #[tokio::test]
-async fn what_a_cluster_made_before_it_refused_the_rest_is_removed() -> Result<()> {
+async fn objects_of_a_partly_refused_launch_are_removed() -> Result<()> {
     let cluster = require!(kubernetes);
     let executions = Executions::new(cluster, "no-services").await?;
     forbid_services(cluster, &executions.namespace).await?;

@@ -1,4 +1,4 @@
-//! An engine that does not take what it was chosen for: nobody launches twice, and nothing waits for an engine that will not do.
+//! Failover from an engine that does not take an execution: no double launch, and no endless wait for that engine.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::{both_are_up, reason_of};
 
-/// Two engines; everything prefers `a`.
+/// Starts a deployment with two engines. Every execution of these tests prefers `a`.
 async fn two_engines() -> Result<(FakeWorld, FakeWorld, Deployment)> {
     let (a, b) = (FakeWorld::new(Arc::new(SystemClock)), FakeWorld::new(Arc::new(SystemClock)));
     let variables = [("DEPLOYER_ENGINE_A", "fake://?labels=first"), ("DEPLOYER_ENGINE_B", "fake://")];
@@ -42,7 +42,7 @@ fn starts(execution: &Execution, worlds: [&FakeWorld; 2]) -> Result<[u32; 2]> {
 }
 
 #[tokio::test]
-async fn one_that_dies_between_decision_and_creation_hands_it_on() -> Result<()> {
+async fn an_execution_moves_on_if_its_engine_dies_before_the_creation() -> Result<()> {
     let (a, b, deployment) = two_engines().await?;
     let client = &deployment.client;
     a.fail_next(Operation::Create, Fault::Fails(EngineError::Unreached("connection refused".into())));
@@ -59,11 +59,11 @@ async fn one_that_dies_between_decision_and_creation_hands_it_on() -> Result<()>
 }
 
 #[tokio::test]
-async fn one_that_created_and_never_answered_keeps_it_until_that_is_known() -> Result<()> {
+async fn an_execution_stays_until_the_result_of_its_creation_is_known() -> Result<()> {
     let (a, b, deployment) = two_engines().await?;
     let client = &deployment.client;
     a.fail_next(Operation::Create, Fault::AnswerLost);
-    // It is away from then on: nobody can know what came of it.
+    // The engine is unreachable from then on, so the result of the create is unknown.
     a.fail_next(Operation::Probe, Fault::Fails(EngineError::Down("it is silent".into())));
     a.fail_next(Operation::Probe, Fault::Fails(EngineError::Down("it is silent".into())));
     let execution = launch(client, "fake/steps").await?;
@@ -73,7 +73,7 @@ async fn one_that_created_and_never_answered_keeps_it_until_that_is_known() -> R
     })
     .await?;
     ensure!(seen["status"]["phase"] == "scheduled" && seen["status"]["engine"] == "a", "{seen:#}");
-    // What was made there already is not left behind because nothing more could be made.
+    // An object that exists there is not abandoned because the engine cannot prepare another one.
     let full = Why::new("EngineDiskFull", "The engine's disk is full.");
     a.fail_next(Operation::Prepare, Fault::Fails(EngineError::Retry(full)));
     let seen = ended(client, &execution).await?;
@@ -84,7 +84,7 @@ async fn one_that_created_and_never_answered_keeps_it_until_that_is_known() -> R
 }
 
 #[tokio::test]
-async fn one_that_refuses_hands_it_on_and_it_fails_when_all_have_refused() -> Result<()> {
+async fn an_execution_moves_on_if_its_engine_refuses_and_fails_if_all_refuse() -> Result<()> {
     let (a, b, deployment) = two_engines().await?;
     let client = &deployment.client;
     let refuses = Fault::Fails(EngineError::Refused(Why::new("QuotaExceeded", "The engine a has no more to give.")));
@@ -95,14 +95,14 @@ async fn one_that_refuses_hands_it_on_and_it_fails_when_all_have_refused() -> Re
     let placement = &seen["status"]["placement"];
     ensure!(placement["tried"][0]["outcome"] == "refused" && reason_of(placement, "a")? == "QuotaExceeded", "{seen:#}");
 
-    // What it made before it refused the rest does not stay there.
+    // The engine keeps nothing that it created before it refused the rest.
     a.fail_next(Operation::Create, Fault::Halfway(EngineError::Refused(Why::new("EngineRefused", "No ports here."))));
     let execution = launch(client, "fake/steps").await?;
     let seen = ended(client, &execution).await?;
     ensure!(seen["status"]["engine"] == "b" && starts(&execution, [&a, &b])? == [0, 1], "{seen:#}");
     ensure!(a.objects().is_empty(), "{:?}", a.objects());
 
-    // Neither has the image: each is tried once, and the last one's words are the reason.
+    // Neither engine has the image. Each is tried once, and the last engine's message is the reason.
     let execution = launch(client, "fake/missing").await?;
     let seen = ended(client, &execution).await?;
     ensure!(seen["status"]["phase"] == "failed" && seen["status"]["reason"] == "ImageNotFound", "{seen:#}");
@@ -112,7 +112,7 @@ async fn one_that_refuses_hands_it_on_and_it_fails_when_all_have_refused() -> Re
 }
 
 #[tokio::test]
-async fn one_that_cannot_make_it_ready_now_hands_it_to_one_that_can() -> Result<()> {
+async fn an_execution_moves_on_if_its_engine_cannot_prepare_it_now() -> Result<()> {
     let (a, b, deployment) = two_engines().await?;
     let client = &deployment.client;
     let full = Why::new("EngineDiskFull", "The engine's disk is full.");
@@ -120,7 +120,7 @@ async fn one_that_cannot_make_it_ready_now_hands_it_to_one_that_can() -> Result<
     let execution = launch(client, "fake/steps").await?;
     let seen = ended(client, &execution).await?;
     ensure!(seen["status"]["engine"] == "b" && starts(&execution, [&a, &b])? == [0, 1], "{seen:#}");
-    // Where no other may take it, it is tried again there.
+    // If no other engine may take the execution, the same engine is tried again.
     let full = Why::new("EngineDiskFull", "The engine's disk is full.");
     a.fail_next(Operation::Prepare, Fault::Fails(EngineError::Retry(full)));
     let context = client.context(json!({ "image": "fake/steps", "command": ["exit:3"] })).await?;

@@ -1,5 +1,5 @@
-//! Many engines: what each offers, which one is chosen and why, whose turn it is, and what becomes of an execution whose engine
-//! does not take it.
+//! Several engines: their profiles, the choice and its reasons, the queue, and failover if an engine does not take an
+//! execution.
 
 mod capacity;
 mod choice;
@@ -14,7 +14,7 @@ use renga_tests::client::Client;
 use renga_tests::deployment::until;
 use serde_json::Value;
 
-/// Waits until two engines are shown, and both are up.
+/// Waits until the API lists two engines and both are up.
 async fn both_are_up(client: &Client) -> Result<()> {
     until("both engines to be up", async || {
         let seen = client.get("/v1/engines").await?;
@@ -25,7 +25,7 @@ async fn both_are_up(client: &Client) -> Result<()> {
     .await
 }
 
-/// What `status.placement`, or a dry run, says of an engine: its reason.
+/// Returns the reason that `status.placement`, or a dry run, gives for an engine.
 fn reason_of<'a>(placement: &'a Value, engine: &str) -> Result<&'a str> {
     let engines = placement["engines"].as_array().with_context(|| format!("no engines in {placement}"))?;
     let found = engines.iter().find(|found| found["engine"] == engine);

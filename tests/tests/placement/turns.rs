@@ -1,4 +1,4 @@
-//! An engine that is full: its limit, and whose turn it is.
+//! A full engine: its limit, and the order of its queue.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use renga_tests::deployment::{Deployment, until};
 use renga_tests::require;
 use serde_json::{Value, json};
 
-/// How many may run at once.
+/// Maximum number of executions that run at once.
 const MAX: usize = 3;
 const ONE_AT_A_TIME: [(&str, &str); 1] = [("DEPLOYER_ENGINE_ONE", "fake://?max=1")];
 
@@ -35,7 +35,7 @@ async fn another_users_single_execution_starts_next_and_not_last() -> Result<()>
     deployment.worlds.insert("one".to_owned(), world.clone());
     deployment.start_reconciler().await?;
     let (greedy, modest) = (&deployment.client, deployment.client_of("bob"));
-    // Each runs until it is ended here, so that nothing depends on how fast that goes.
+    // Each execution runs until the test ends it, so that nothing depends on timing.
     let spec = json!({ "image": "fake/steps", "command": ["wait"] });
     let context = greedy.context(spec.clone()).await?;
     let first = greedy.execute(&context, json!({})).await?;
@@ -50,7 +50,7 @@ async fn another_users_single_execution_starts_next_and_not_last() -> Result<()>
     let single = modest.run(spec).await?;
     has_reason(&modest, &single, &["EngineFull", "Queued"]).await?;
 
-    // After the other user's single one: those of one user, in the order in which they were asked for.
+    // The other user's execution is first, then the first user's executions in the order of their requests.
     let mut before = &first;
     for (client, next) in [(&modest, &single), (greedy, &many[0]), (greedy, &many[1])] {
         ensure!(world.end(before.id.parse()?, 0), "{} does not run", before.path);
@@ -63,7 +63,7 @@ async fn another_users_single_execution_starts_next_and_not_last() -> Result<()>
 }
 
 #[tokio::test]
-async fn who_waits_says_so_and_starts_as_soon_as_there_is_room() -> Result<()> {
+async fn a_waiting_execution_shows_the_reason_and_starts_when_capacity_is_free() -> Result<()> {
     let deployment = Deployment::start(&ONE_AT_A_TIME).await?;
     let client = &deployment.client;
     let forever = client.run(json!({ "image": "fake/steps", "command": ["wait"] })).await?;
@@ -73,7 +73,7 @@ async fn who_waits_says_so_and_starts_as_soon_as_there_is_room() -> Result<()> {
     ensure!(seen["state"] == "pending" && seen["status"]["placement"]["engine"].is_null(), "{seen:#}");
     let message = seen["status"]["message"].as_str().unwrap_or_default();
     ensure!(message == "The engine one runs 1 executions; it may run 1.", "{message}");
-    // One that is stopped while it waits never starts, and holds nobody up.
+    // An execution that is stopped while it waits never starts, and delays no other.
     let given_up = client.run(lasts("0")).await?;
     has_reason(client, &given_up, &["EngineFull", "Queued"]).await?;
     client.stop(&given_up).await?;
@@ -83,7 +83,7 @@ async fn who_waits_says_so_and_starts_as_soon_as_there_is_room() -> Result<()> {
     deployment.stop().await
 }
 
-/// Two reconcilers on PostgreSQL, where two statements really run at once.
+/// Two reconcilers on PostgreSQL, because there two statements really run at the same time.
 #[tokio::test]
 async fn the_limit_holds_with_two_reconcilers() -> Result<()> {
     let database = require!(postgres).create_database().await?;

@@ -24,7 +24,7 @@ async fn a_cluster_runs_the_test_image() -> Result<()> {
 }
 
 #[tokio::test]
-async fn this_machine_reaches_what_a_pod_serves_by_its_nodes_port() -> Result<()> {
+async fn this_machine_reaches_a_pod_through_a_node_port() -> Result<()> {
     let cluster = require!(kubernetes);
     let namespace = cluster.new_namespace("serves").await?;
     cluster.apply(&pod(&namespace, "web", "echo served > /tmp/index.html; exec httpd -f -p 80 -h /tmp")).await?;
@@ -45,7 +45,7 @@ async fn this_machine_reaches_what_a_pod_serves_by_its_nodes_port() -> Result<()
 }
 
 #[tokio::test]
-async fn a_cluster_lets_in_by_certificate_and_by_an_accounts_token() -> Result<()> {
+async fn a_cluster_accepts_certificates_and_service_account_tokens() -> Result<()> {
     let cluster = require!(kubernetes);
     let namespace = cluster.new_namespace("accounts").await?;
     let in_it = format!("--namespace={namespace}");
@@ -72,7 +72,7 @@ async fn a_cluster_lets_in_by_certificate_and_by_an_accounts_token() -> Result<(
 }
 
 #[tokio::test]
-async fn clusters_beside_each_other_know_nothing_of_each_other() -> Result<()> {
+async fn clusters_beside_each_other_are_isolated() -> Result<()> {
     let cluster = require!(kubernetes);
     let other = require!(kubernetes_without_node);
     assert_ne!(cluster.url(), other.url());
@@ -91,7 +91,7 @@ async fn clusters_beside_each_other_know_nothing_of_each_other() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_cluster_goes_on_without_its_api_server_its_network_and_its_kubelet() -> Result<()> {
+async fn a_cluster_survives_outages_of_its_api_server_its_network_and_its_kubelet() -> Result<()> {
     let mut cluster = require!(dedicated_kubernetes);
     let namespace = cluster.new_namespace("outages").await?;
     cluster.apply(&pod(&namespace, "stays", "exec sleep 1000")).await?;
@@ -144,7 +144,7 @@ async fn holds_a_cluster_until_it_is_killed() -> Result<()> {
 #[tokio::test]
 async fn a_killed_test_process_leaves_no_cluster() -> Result<()> {
     require!(kubernetes);
-    // A duration that no other process sleeps for: the pod's process is found by it.
+    // A duration that no other process sleeps for, so that it identifies the pod's process.
     let marker = format!("20{}", std::process::id());
     let mut holder = std::process::Command::new(std::env::current_exe()?)
         .args(["--ignored", "--exact", "kubernetes::holds_a_cluster_until_it_is_killed", "--nocapture"])
@@ -175,7 +175,7 @@ async fn a_killed_test_process_leaves_no_cluster() -> Result<()> {
     Ok(())
 }
 
-/// A pod that runs a shell script once.
+/// Returns a pod that runs a shell script once.
 fn pod(namespace: &str, name: &str, script: &str) -> Value {
     json!({
         "apiVersion": "v1",
@@ -188,7 +188,7 @@ fn pod(namespace: &str, name: &str, script: &str) -> Value {
     })
 }
 
-/// How a pod's container ended; until then the pod's status.
+/// Returns the terminated state of a pod's container, or the pod's status if the container has not ended.
 async fn ended(cluster: &Cluster, namespace: &str, name: &str) -> Result<Result<Value, Value>> {
     let pod = cluster.get(&["pod", name, &format!("--namespace={namespace}")]).await?;
     let state = &pod["status"]["containerStatuses"][0]["state"]["terminated"];

@@ -1,4 +1,4 @@
-//! The servers that the other tests stand on: they start, do what those tests need of them, and leave nothing behind.
+//! The servers that the other tests use: they start, do what those tests need, and leave nothing behind.
 
 mod kubernetes;
 
@@ -33,7 +33,7 @@ async fn postgres_gives_each_caller_a_database_of_its_own() -> Result<()> {
 }
 
 #[tokio::test]
-async fn postgres_keeps_what_was_committed_over_a_crash() -> Result<()> {
+async fn postgres_keeps_committed_data_over_a_crash() -> Result<()> {
     require!(postgres);
     let mut postgres = tokio::task::spawn_blocking(Postgres::start).await??;
     let uri = postgres.create_database().await?;
@@ -179,7 +179,7 @@ async fn the_double_of_an_issuer_serves_its_keys_counts_and_misbehaves() -> Resu
     Ok(())
 }
 
-/// The algorithm and the key that a token names.
+/// Returns the algorithm and the key id that a token names.
 fn signature(token: &str) -> Result<(String, String)> {
     let header = Token::decode_metadata(token)?;
     Ok((header.algorithm().to_owned(), header.key_id().context("the token names no key")?.to_owned()))
@@ -203,7 +203,7 @@ async fn holds_servers_until_it_is_killed() -> Result<()> {
 async fn a_killed_test_process_leaves_no_server() -> Result<()> {
     require!(postgres);
     drop(require!(dedicated_docker));
-    // A duration that no other process sleeps for: the container's process is found by it.
+    // A duration that no other process sleeps for, so that it identifies the container's process.
     let marker = format!("10{}", std::process::id());
     let mut holder = Command::new(std::env::current_exe()?)
         .args(["--ignored", "--exact", "holds_servers_until_it_is_killed", "--nocapture"])
@@ -262,7 +262,7 @@ async fn host_address(docker: &Docker, id: &str, port: &str) -> Result<String> {
     Ok(format!("{}:{}", binding.host_ip.context("with an address")?, binding.host_port.context("with a port")?))
 }
 
-/// The body of `GET /index.html`. It asks until the server inside has opened its port: the engine publishes it earlier.
+/// Returns the body of `GET /index.html`. Retries for 10 s, because the engine publishes the port early.
 async fn get(address: &str) -> Result<String> {
     let start = Instant::now();
     loop {
@@ -293,7 +293,7 @@ async fn output(docker: &Docker, id: &str) -> Result<String> {
     Ok(chunks.iter().map(ToString::to_string).collect())
 }
 
-/// bollard reports an exit code other than 0 as an error.
+/// Returns the exit code in an error, because bollard reports an exit code other than 0 as an error.
 fn exit_code(error: bollard::errors::Error) -> Result<Vec<bollard::models::ContainerWaitResponse>> {
     match error {
         bollard::errors::Error::DockerContainerWaitError { code, .. } => {
@@ -303,11 +303,11 @@ fn exit_code(error: bollard::errors::Error) -> Result<Vec<bollard::models::Conta
     }
 }
 
-/// How many processes have this as a word of their command line, the holder's own aside.
+/// Returns the number of processes with `word` in their command line. The holder itself does not count.
 fn processes_with(word: &str) -> Result<usize> {
     let mut found = 0;
     for process in std::fs::read_dir("/proc")?.flatten() {
-        // A process may end between the listing and the look.
+        // A process may end between the listing and the read.
         let line = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
         found += usize::from(line.split(|&byte| byte == 0).any(|part| part == word.as_bytes()));
     }
