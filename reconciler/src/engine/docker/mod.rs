@@ -131,8 +131,7 @@ pub fn create_request(
     look: bool,
 ) -> Result<(ContainerCreateBody, Vec<String>), EngineError> {
     let mounts = mounts::mounts(&launch.spec, settings, look)?;
-    let body = body::body(launch, settings, &mounts)?;
-    Ok((body, mounts.open_to_all))
+    Ok((body::body(launch, settings, &mounts)?, mounts.open_to_all))
 }
 
 /// A tar with one entry: the folder that it is unpacked in, with rights for everybody.
@@ -180,7 +179,8 @@ impl Engine for Docker {
     }
 
     async fn create(&self, launch: &Launch) -> Result<String, EngineError> {
-        let (body, empty_folders) = create_request(launch, &self.settings, self.client.url.is_local())?;
+        let mounts = mounts::mounts_looked_at(&launch.spec, &self.settings, self.client.url.is_local()).await?;
+        let body = body::body(launch, &self.settings, &mounts)?;
         let connection = self.client.connection().await?;
         let options =
             CreateContainerOptions { name: Some(object_name(launch.id)), ..CreateContainerOptions::default() };
@@ -197,7 +197,7 @@ impl Engine for Docker {
             }
             Err(failure) => return Err(failure::of_create(failure, launch.spec.image.as_str())),
         };
-        self.open_to_all(&connection, &container, &empty_folders).await?;
+        self.open_to_all(&connection, &container, &mounts.open_to_all).await?;
         Ok(container)
     }
 
