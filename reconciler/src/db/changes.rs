@@ -154,7 +154,7 @@ impl Changes {
     }
 
     async fn version_changed(&mut self, database: &SqliteDatabase) -> Result<bool, sqlx::Error> {
-        let pools = database.pools();
+        let pools = database.pools().await;
         let watched = match &mut self.watched {
             Some(watched) if watched.generation == pools.generation => watched,
             other => {

@@ -32,7 +32,7 @@ pub async fn migrate(uri: &DatabaseUri) -> Result<(), DatabaseError> {
 
 async fn migrate_sqlite(path: &str) -> Result<(), DatabaseError> {
     if let Some(folder) = Path::new(path).parent().filter(|folder| !folder.as_os_str().is_empty())
-        && !folder.is_dir()
+        && !tokio::fs::metadata(folder).await.is_ok_and(|folder| folder.is_dir())
     {
         return Err(DatabaseError::Unavailable(format!(
             "the folder {} of the SQLite file is not there",

@@ -9,9 +9,10 @@
 //! alone for a moment after a commit for which it had to be polled. Nobody waits for another process while it is its
 //! turn.
 
+use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use renga_shared::sql::{Database, DatabaseError, Dialect, Row, Value};
@@ -32,6 +33,8 @@ const CONTENDED: Duration = Duration::from_secs(1);
 /// How long a statement waits for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 const READERS: u32 = 3;
+/// How long a file is taken for the same without a look.
+const SAME_FILE_FOR: Duration = Duration::from_millis(20);
 /// Writes in one transaction, so that the first of them does not wait for long.
 const BATCH: usize = 128;
 
@@ -51,6 +54,8 @@ pub struct SqliteDatabase {
 #[derive(Debug)]
 struct Current {
     file: Option<FileId>,
+    /// When the file was last looked at.
+    looked: Option<Instant>,
     pools: Pools,
 }
 
@@ -71,20 +76,34 @@ impl SqliteDatabase {
     /// A pool for the file at `path`. The file is made when the schema is migrated, not here.
     pub(super) fn open(path: &str, turns: WriteTurns) -> Self {
         let path = PathBuf::from(path);
-        let current = Current { file: file_id(&path), pools: Pools::of(&path, &turns, 0) };
+        // What is there is found by the first statement.
+        let current = Current { file: None, looked: None, pools: Pools::of(&path, &turns, 0) };
         Self { path, turns, current: Arc::new(Mutex::new(current)) }
     }
 
     /// Connections to the file that is there now.
-    pub(super) fn pools(&self) -> Pools {
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        let file = file_id(&self.path);
-        if file != current.file {
+    pub(super) async fn pools(&self) -> Pools {
+        let first = {
+            let mut current = self.lock();
+            if current.looked.is_some_and(|looked| looked.elapsed() < SAME_FILE_FOR) {
+                return current.pools.clone();
+            }
+            // The others go on with what is open.
+            current.looked.replace(Instant::now()).is_none()
+        };
+        // On another thread: a network's file system may keep it waiting.
+        let file = tokio::fs::metadata(&self.path).await.ok().as_ref().map(file_id);
+        let mut current = self.lock();
+        if file != current.file && !first {
             // Dropped, the old ones close when what runs on them has ended.
-            let pools = Pools::of(&self.path, &self.turns, current.pools.generation + 1);
-            *current = Current { file, pools };
+            current.pools = Pools::of(&self.path, &self.turns, current.pools.generation + 1);
         }
+        current.file = file;
         current.pools.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Current> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How a connection to the file is made.
@@ -100,7 +119,7 @@ impl SqliteDatabase {
     }
 
     pub(super) async fn close(&self) {
-        let pools = self.pools();
+        let pools = self.pools().await;
         pools.readers.close().await;
         pools.writer.close().await;
     }
@@ -108,23 +127,21 @@ impl SqliteDatabase {
 
 impl Pools {
     fn of(path: &Path, turns: &WriteTurns, generation: u64) -> Self {
-        let pool = |connections, options| {
-            SqlitePoolOptions::new()
-                .max_connections(connections)
-                .acquire_timeout(ACQUIRE_TIMEOUT)
-                .connect_lazy_with(options)
-        };
-        let pool_of_writer = pool(1, options(path).busy_timeout(Duration::ZERO));
+        let pool = |connections| SqlitePoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE_TIMEOUT);
+        // Only what comes after the connection is made is polled here: making it may have to wait for who opens the log.
+        let polled = pool(1).after_connect(|connection, _| {
+            Box::pin(async move { sqlx::query("PRAGMA busy_timeout = 0").execute(connection).await.map(drop) })
+        });
+        let writer = polled.connect_lazy_with(options(path));
         let (writes, jobs) = mpsc::unbounded_channel();
         // Ends with these pools.
-        tokio::spawn(write(Writer { pool: pool_of_writer.clone(), turns: turns.clone(), waited: None }, jobs));
-        Self { writer: pool_of_writer, writes, readers: pool(READERS, options(path)), generation }
+        tokio::spawn(write(Writer { pool: writer.clone(), turns: turns.clone(), waited: None }, jobs));
+        Self { writer, writes, readers: pool(READERS).connect_lazy_with(options(path)), generation }
     }
 }
 
-fn file_id(path: &Path) -> Option<FileId> {
-    let file = std::fs::metadata(path).ok()?;
-    Some((file.dev(), file.ino(), file.created().ok()))
+fn file_id(file: &Metadata) -> FileId {
+    (file.dev(), file.ino(), file.created().ok())
 }
 
 /// How every connection to the file at `path` is made. WAL mode is the migration's to set: it lasts.
@@ -138,7 +155,7 @@ impl Database for SqliteDatabase {
     }
 
     async fn query(&self, sql: &str, parameters: Vec<Value>) -> Result<Vec<Row>, DatabaseError> {
-        let pools = self.pools();
+        let pools = self.pools().await;
         if reads(sql) {
             let mut connection = pools.readers.acquire().await.map_err(|error| sort(&error))?;
             return run(&mut connection, sql, parameters).await;

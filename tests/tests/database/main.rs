@@ -2,6 +2,7 @@
 
 mod changes;
 mod plans;
+mod sources;
 mod turns;
 
 use std::os::unix::fs::PermissionsExt as _;

@@ -11,7 +11,6 @@ mod calls;
 mod seed;
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use renga_reconciler::db::NativeDatabase;
@@ -132,34 +131,4 @@ impl Faults {
         ensure!(self.0.is_empty(), "{} plans are wrong:\n{}", self.0.len(), self.0.join("\n"));
         Ok(())
     }
-}
-
-/// The parts that must keep to `shared::sql`: there is no SQL beside what [`statements`] lists.
-#[test]
-fn there_is_no_other_sql() -> Result<()> {
-    let words = ["\"SELECT ", "\"INSERT INTO ", "\"UPDATE ", "\"DELETE FROM ", "\"WITH "];
-    let mut found = Vec::new();
-    for part in ["shared/src", "functions/api/src", "functions/database/src", "reconciler/src", "cli/src"] {
-        look(&renga_tests::deployment::workspace().join(part), &mut |path, source| {
-            let (product, _tests) = source.split_once("#[cfg(test)]").unwrap_or((source, ""));
-            let lines = product.lines().enumerate().filter(|(_, line)| words.iter().any(|word| line.contains(word)));
-            found.extend(lines.map(|(number, line)| format!("{}:{}: {}", path.display(), number + 1, line.trim())));
-        })?;
-    }
-    // `reads` of the native adapters asks how a statement begins.
-    found.retain(|line| !line.contains("/shared/src/sql/") && !line.contains("starts_with(\"SELECT"));
-    ensure!(found.is_empty(), "SQL has its home in shared/src/sql:\n{}", found.join("\n"));
-    Ok(())
-}
-
-fn look(folder: &Path, each: &mut impl FnMut(&Path, &str)) -> Result<()> {
-    for entry in std::fs::read_dir(folder).with_context(|| folder.display().to_string())? {
-        let path = entry?.path();
-        if path.is_dir() {
-            look(&path, each)?;
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            each(&path, &std::fs::read_to_string(&path)?);
-        }
-    }
-    Ok(())
 }

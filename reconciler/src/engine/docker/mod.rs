@@ -133,8 +133,7 @@ pub fn create_request(
     look: bool,
 ) -> Result<(ContainerCreateBody, Vec<String>), EngineError> {
     let mounts = mounts::mounts(&launch.spec, settings, look)?;
-    let body = body::body(launch, settings, &mounts)?;
-    Ok((body, mounts.open_to_all))
+    Ok((body::body(launch, settings, &mounts)?, mounts.open_to_all))
 }
 
 /// Returns a tar archive with one entry: the folder into which it is unpacked, with permissions for everybody.
@@ -182,7 +181,8 @@ impl Engine for Docker {
     }
 
     async fn create(&self, launch: &Launch) -> Result<String, EngineError> {
-        let (body, empty_folders) = create_request(launch, &self.settings, self.client.url.is_local())?;
+        let mounts = mounts::mounts_looked_at(&launch.spec, &self.settings, self.client.url.is_local()).await?;
+        let body = body::body(launch, &self.settings, &mounts)?;
         let connection = self.client.connection().await?;
         let options =
             CreateContainerOptions { name: Some(object_name(launch.id)), ..CreateContainerOptions::default() };
@@ -199,7 +199,7 @@ impl Engine for Docker {
             }
             Err(failure) => return Err(failure::of_create(failure, launch.spec.image.as_str())),
         };
-        self.open_to_all(&connection, &container, &empty_folders).await?;
+        self.open_to_all(&connection, &container, &mounts.open_to_all).await?;
         Ok(container)
     }
 

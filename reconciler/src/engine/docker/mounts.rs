@@ -35,6 +35,21 @@ pub(super) fn mounts(spec: &Specification, settings: &EngineSettings, look: bool
     Ok(all)
 }
 
+/// The same, on a thread that may wait where paths are looked at: an allowed folder may be a network's, which does not
+/// answer.
+pub(super) async fn mounts_looked_at(
+    spec: &Specification,
+    settings: &EngineSettings,
+    look: bool,
+) -> Result<Mounts, EngineError> {
+    if !look {
+        return mounts(spec, settings, look);
+    }
+    let (spec, settings) = (spec.clone(), settings.clone());
+    let made = tokio::task::spawn_blocking(move || mounts(&spec, &settings, look)).await;
+    made.unwrap_or_else(|_| Err(EngineError::Down("the process is stopping".into())))
+}
+
 fn one(
     volume: &Volume,
     mount: &VolumeMount,
