@@ -1,5 +1,6 @@
 //! Restricts volumes to host paths under a folder that the operator allowed.
 
+use std::io;
 use std::path::{Component, Path, PathBuf};
 
 use renga_shared::domain::Why;
@@ -29,14 +30,30 @@ pub(super) fn allow(
     if !allowed.iter().any(|folder| normal.starts_with(folder)) {
         return refused();
     }
-    if look && let Ok(real) = normal.canonicalize() {
-        let real_folders = allowed.iter().map(|folder| folder.canonicalize().unwrap_or_else(|_| folder.clone()));
-        if !real_folders.into_iter().any(|folder| real.starts_with(folder)) {
-            return refused();
-        }
-        return Ok(real);
+    if !look {
+        return Ok(normal);
     }
-    Ok(normal)
+    // A path that cannot be followed to its end is refused: the engine may have rights that this process lacks.
+    let Ok(real) = real_path(&normal) else { return refused() };
+    let real_folders = allowed.iter().map(|folder| folder.canonicalize().unwrap_or_else(|_| folder.clone()));
+    if !real_folders.into_iter().any(|folder| real.starts_with(folder)) {
+        return refused();
+    }
+    Ok(real)
+}
+
+/// Returns the path without symbolic links. The end of it that does not exist yet is kept as it is. Fails if a link leads
+/// nowhere, or if a part of the path cannot be read.
+fn real_path(path: &Path) -> io::Result<PathBuf> {
+    match path.canonicalize() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && path.symlink_metadata().is_err() => {
+            match (path.parent(), path.file_name()) {
+                (Some(parent), Some(name)) => Ok(real_path(parent)?.join(name)),
+                _ => Err(error),
+            }
+        }
+        resolved => resolved,
+    }
 }
 
 /// Returns the path without doubled slashes, or `None` if it is relative or contains `..`.
@@ -91,5 +108,22 @@ mod tests {
         assert_eq!(allowed(&path("out"), Some("ssl"), true, &[&inside]), None);
         assert_eq!(allowed(&path("in"), None, true, &[&inside]), Some(inside.join("real").canonicalize().unwrap()));
         assert!(allowed(&path("not-there"), None, true, &[&inside]).is_some());
+    }
+
+    #[test]
+    fn a_path_that_cannot_be_followed_to_its_end_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let inside = folder.path().join("allowed");
+        std::fs::create_dir_all(&inside).unwrap();
+        // Somebody may create the target after this check; a link to itself stands for a folder that cannot be read.
+        std::os::unix::fs::symlink(folder.path().join("later"), inside.join("dangling")).unwrap();
+        std::os::unix::fs::symlink("circle", inside.join("circle")).unwrap();
+        std::os::unix::fs::symlink("/etc", inside.join("out")).unwrap();
+        let path = |name: &str| inside.join(name).display().to_string();
+        for bad in ["dangling", "dangling/x", "circle", "circle/x", "out/not-there", "out/not-there/x"] {
+            assert_eq!(allowed(&path(bad), None, true, &[&inside]), None, "{bad}");
+        }
+        let real = inside.canonicalize().unwrap();
+        assert_eq!(allowed(&path("a/b"), None, true, &[&inside]), Some(real.join("a/b")));
     }
 }

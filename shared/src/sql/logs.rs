@@ -124,7 +124,7 @@ static REMOVE: Statement = Statement::new(concat!(
     " RETURNING 1"
 ));
 
-statements!(APPEND, AFTER, BEFORE, SIZES, CUT, REMOVE);
+statements!(APPEND, AFTER, BEFORE, REACHING, SIZES, CUT, REMOVE);
 
 /// Appends a chunk for `holder`. `false`: there is one with this sequence already, or the execution is no longer
 /// `holder`'s, or is to be removed; nothing was written.

@@ -171,6 +171,7 @@ async fn logs_are_called(db: &Recorder) {
     ignore(logs::append(db, HOLDER, execution(), chunk).await);
     ignore(logs::after(db, execution(), 1, 100).await);
     ignore(logs::before(db, execution(), 4, 100).await);
+    ignore(logs::reaching(db, execution(), 40).await);
     ignore(logs::sizes(db, execution()).await);
     ignore(logs::cut(db, HOLDER, execution(), 1, 3).await);
     ignore(logs::remove(db, HOLDER, execution()).await);
