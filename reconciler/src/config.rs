@@ -22,7 +22,7 @@ pub struct Config {
     /// `SQLALCHEMY_DATABASE_URI`.
     pub database: DatabaseUri,
     /// The turns of those who write to a SQLite file in this process: `up` shares them with the API.
-    pub write_turns: WriteTurns,
+    pub write_turns: Option<WriteTurns>,
     /// `DEPLOYER_ENGINE_<NAME>` and `DEPLOYER_ENGINES_FILE`: the engines by name.
     pub engines: BTreeMap<EngineName, EngineConfig>,
     /// `DEPLOYER_HOST_PATHS`: folders of the engine's host that volumes may use, separated by colons.
@@ -121,7 +121,7 @@ impl Config {
         let stop_grace = environment.seconds("DEPLOYER_STOP_GRACE", Duration::from_secs(10), &mut problems);
         let config = Self {
             database: environment.database(&mut problems),
-            write_turns: WriteTurns::default(),
+            write_turns: None,
             engines: engines(environment, &mut problems),
             kubernetes: kubernetes(environment, stop_grace, &mut problems),
             host_paths: environment

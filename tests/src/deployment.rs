@@ -153,7 +153,7 @@ impl Deployment {
     /// Starts a further reconciler.
     pub fn start_another_reconciler(&mut self) -> Result<()> {
         let mut config = Config::read(&self.environment).map_err(|problems| anyhow::anyhow!("{problems}"))?;
-        config.write_turns = self.write_turns.clone();
+        config.write_turns = Some(self.write_turns.clone());
         let worlds = self.worlds.clone();
         let connect = move |name: &EngineName, found: &EngineConfig, settings: &EngineSettings| -> Arc<dyn Engine> {
             match worlds.get(name.as_str()) {

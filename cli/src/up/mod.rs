@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, bail};
 use renga_host::{Host, Limits, Manifest, RuntimeConfig, Settings, variables_from_env};
 use renga_reconciler::config::{Config, environment_of_process};
+use renga_reconciler::db::WriteTurns;
 use renga_shared::auth::{KEY_BYTES, SealKeys};
 use renga_shared::config::ApiConfig;
 use renga_shared::domain::Timestamp;
@@ -47,7 +48,8 @@ pub(crate) async fn up(
     renga_reconciler::logging::start();
     let mut environment = environment_of_process().map_err(|problems| wrong(&problems))?;
     let dev = if up.dev { Some(development(&mut environment, folder?, random)?) } else { None };
-    let (api, config) = configuration(&environment, up.dev)?;
+    let (api, mut config) = configuration(&environment, up.dev)?;
+    config.write_turns = Some(WriteTurns::default());
     tracing::info!("{}", who_is_believed(&api));
     let listen = listen::choose(up, &environment)?;
 
@@ -183,7 +185,7 @@ async fn load(up: &Up, environment: &Environment, config: &Config) -> Result<Hos
         variables: variables_from_env(&manifest, &runtime_config, &get),
         sqlite,
         // The API and the reconciler write to the same file, in this process.
-        write_turns: BTreeMap::from([(SQLITE_LABEL.to_owned(), config.write_turns.clone())]),
+        write_turns: config.write_turns.iter().map(|turns| (SQLITE_LABEL.to_owned(), turns.clone())).collect(),
         cache_dir: folder.join("target/compiled"),
         limits: Limits { graceful_stop: REQUESTS, ..Limits::default() },
         ..Settings::default()

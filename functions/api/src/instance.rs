@@ -30,7 +30,7 @@ pub(crate) enum Authority {
     /// Whoever's keys have signed it.
     Keys(Tokens),
     /// The resource manager, for each thing that is asked for.
-    ResourceManager(ResourceManager),
+    ResourceManager(Box<ResourceManager>),
 }
 
 thread_local! {
@@ -52,7 +52,7 @@ impl Instance {
         let database = SpinDatabase::new(&config.database);
         let expected = config.expected.clone();
         let authority = match (config.key.clone(), config.resource_manager.clone()) {
-            (Some(key), Some(url)) => Authority::ResourceManager(ResourceManager::new(url, key, expected)),
+            (Some(key), Some(url)) => Authority::ResourceManager(Box::new(ResourceManager::new(url, key, expected))),
             (Some(key), None) => Authority::Keys(Tokens::new(Keys::Configured(Verifier::new(key, expected)))),
             // There is no resource manager without a key.
             (None, _) => Authority::Keys(Tokens::new(Keys::Discovered(Issuer::new(expected)))),

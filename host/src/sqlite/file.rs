@@ -20,7 +20,7 @@ const STEPS_IN_PLACE: u32 = 40;
 /// A configured file. What is open of it is given up when another file is found in its place.
 pub(super) struct Database {
     path: PathBuf,
-    turns: WriteTurns,
+    turns: Option<WriteTurns>,
     current: Mutex<Option<(FileId, Arc<Open>)>>,
 }
 
@@ -28,7 +28,7 @@ pub(super) struct Database {
 type FileId = (u64, u64);
 
 impl Database {
-    pub(super) fn new(path: PathBuf, turns: WriteTurns) -> Self {
+    pub(super) fn new(path: PathBuf, turns: Option<WriteTurns>) -> Self {
         Self { path, turns, current: Mutex::default() }
     }
 
@@ -67,7 +67,7 @@ impl Database {
 /// What is open of one file.
 pub(super) struct Open {
     path: PathBuf,
-    turns: WriteTurns,
+    turns: Option<WriteTurns>,
     idle: Mutex<Vec<Reader>>,
     writer: OnceLock<Writer>,
 }

@@ -47,7 +47,7 @@ pub(crate) struct Databases(BTreeMap<String, Database>);
 impl Databases {
     pub(crate) fn new(files: BTreeMap<String, PathBuf>, mut turns: BTreeMap<String, WriteTurns>) -> Self {
         let database = |(label, path)| {
-            let turns = turns.remove(&label).unwrap_or_default();
+            let turns = turns.remove(&label);
             (label, Database::new(path, turns))
         };
         Self(files.into_iter().map(database).collect())

@@ -10,8 +10,8 @@
 //! - Who else writes to the file in this process gets its turn: [`WriteTurns`] serves in the order in which they come,
 //!   where the lock alone would go to whoever has just committed. Nobody waits for another process while it is its turn.
 //! - While another process holds the lock, each write waits its own 5 s and is then told that the database is locked.
-//!   After a commit for which that was waited for, the lock is left alone for a moment, so that a process that polls
-//!   finds it free.
+//!   Without shared turns the other writer is another process, and the lock is left alone for a moment after each
+//!   commit, so that a process that polls finds it free.
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -33,8 +33,6 @@ const BATCH: usize = 512;
 const LOCK_POLL: Duration = Duration::from_millis(1);
 /// How long another process that polls is left to find the lock free.
 const LEFT_ALONE: Duration = Duration::from_millis(2);
-/// How long after a wait for another process it is expected to write again.
-const CONTENDED: Duration = Duration::from_secs(1);
 
 /// One write.
 pub(super) struct Job {
@@ -78,9 +76,9 @@ impl Job {
 pub(super) struct Writer(Sender<Job>);
 
 impl Writer {
-    pub(super) fn new(path: PathBuf, turns: WriteTurns) -> Self {
+    pub(super) fn new(path: PathBuf, turns: Option<WriteTurns>) -> Self {
         let (to, jobs) = channel();
-        let mut work = Work { turns, waited: None };
+        let work = Work { turns };
         let spawned = thread::Builder::new().name("sqlite-writer".to_owned()).spawn(move || work.run(&path, &jobs));
         if let Err(error) = spawned {
             // The receiver is gone with the closure: every write is answered as interrupted.
@@ -97,13 +95,12 @@ impl Writer {
 
 /// What the writer's thread does.
 struct Work {
-    turns: WriteTurns,
-    /// When another process was last waited for.
-    waited: Option<Instant>,
+    /// The turns that other writers of this process share, if there are any.
+    turns: Option<WriteTurns>,
 }
 
 impl Work {
-    fn run(&mut self, path: &Path, jobs: &Receiver<Job>) {
+    fn run(&self, path: &Path, jobs: &Receiver<Job>) {
         let mut native = None;
         while let Ok(first) = jobs.recv() {
             let mut batch = vec![first];
@@ -117,16 +114,15 @@ impl Work {
             };
             self.write(&connection, batch, Some(jobs));
             native = Some(connection);
-            if self.waited.is_some_and(|waited| waited.elapsed() < CONTENDED) {
+            if self.turns.is_none() {
                 thread::sleep(LEFT_ALONE);
             }
         }
     }
 
     /// Does a batch and answers every job of it. While the lock is waited for, more jobs join from the queue.
-    fn write(&mut self, native: &Connection, mut batch: Vec<Job>, queue: Option<&Receiver<Job>>) {
-        let turns = self.turns.clone();
-        let Some(turn) = self.begin(&turns, native, &mut batch, queue) else { return };
+    fn write(&self, native: &Connection, mut batch: Vec<Job>, queue: Option<&Receiver<Job>>) {
+        let Some(turn) = self.begin(native, &mut batch, queue) else { return };
         let mut outcomes = Vec::with_capacity(batch.len());
         for job in &batch {
             outcomes.push(job.run(native));
@@ -150,7 +146,7 @@ impl Work {
         answer_all(batch, &io(&error));
     }
 
-    fn write_singly(&mut self, native: &Connection, batch: Vec<Job>) {
+    fn write_singly(&self, native: &Connection, batch: Vec<Job>) {
         for job in batch {
             self.write(native, vec![job], None);
         }
@@ -159,15 +155,14 @@ impl Work {
     /// Begins a transaction for the jobs of the batch, which lasts as long as the turn. Those that have waited long
     /// enough for the lock leave the batch with the error; if none is left, or there is another error, there is no
     /// transaction.
-    fn begin<'a>(
-        &mut self,
-        turns: &'a WriteTurns,
+    fn begin(
+        &self,
         native: &Connection,
         batch: &mut Vec<Job>,
         queue: Option<&Receiver<Job>>,
-    ) -> Option<MutexGuard<'a, ()>> {
+    ) -> Option<Option<MutexGuard<'_, ()>>> {
         loop {
-            let turn = turns.blocking_lock();
+            let turn = self.turns.as_deref().map(tokio::sync::Mutex::blocking_lock);
             if let Some(queue) = queue {
                 batch.extend(queue.try_iter().take(BATCH.saturating_sub(batch.len())));
             }
@@ -181,7 +176,6 @@ impl Work {
                 return None;
             }
             drop(turn);
-            self.waited = Some(Instant::now());
             thread::sleep(LOCK_POLL);
             let late = |job: &mut Job| job.queued.elapsed() >= BUSY_TIMEOUT;
             answer_all(batch.extract_if(.., late).collect(), &io(&error));

@@ -49,11 +49,11 @@ pub trait Substitute: fmt::Debug + Send + Sync {
 impl NativeDatabase {
     /// Makes a pool of connections. None is opened yet: a database that is away is met by the first statement.
     pub fn open(uri: &DatabaseUri) -> Result<Self, DatabaseError> {
-        Self::open_in_turn(uri, WriteTurns::default())
+        Self::open_in_turn(uri, None)
     }
 
-    /// The same, with the turns of whoever else in this process writes to the SQLite file.
-    pub fn open_in_turn(uri: &DatabaseUri, turns: WriteTurns) -> Result<Self, DatabaseError> {
+    /// The same, with the turns of the other writers to the SQLite file that this process has, if there are any.
+    pub fn open_in_turn(uri: &DatabaseUri, turns: Option<WriteTurns>) -> Result<Self, DatabaseError> {
         match uri {
             DatabaseUri::Sqlite(path) => Ok(Self::Sqlite(SqliteDatabase::open(path, turns))),
             DatabaseUri::Postgres(uri) => PostgresDatabase::open(uri).map(Self::Postgres),

@@ -5,9 +5,9 @@
 //!
 //! **Turns.** SQLite's own way to wait for a lock is to sleep, up to a tenth of a second at a time, and whoever has
 //! just committed is there first when it is free. So writers in one process share a [`WriteTurns`], which serves them
-//! in the order in which they come. A writer in another process is not in that queue: the lock is polled, and left
-//! alone for a moment after a commit for which it had to be polled. Nobody waits for another process while it is its
-//! turn.
+//! in the order in which they come. Without shared turns the other writer is another process, which is not in that
+//! queue: the lock is polled, and left alone for a moment after each commit, so that a process that polls finds it
+//! free. A writer cannot know whether another one waits.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
@@ -28,8 +28,6 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const LOCK_POLL: Duration = Duration::from_millis(1);
 /// How long another process that polls is left to find the lock free.
 const LEFT_ALONE: Duration = Duration::from_millis(2);
-/// How long after a wait for another process it is expected to write again.
-const CONTENDED: Duration = Duration::from_secs(1);
 /// How long a statement waits for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 const READERS: u32 = 3;
@@ -46,7 +44,7 @@ pub type WriteTurns = Arc<tokio::sync::Mutex<()>>;
 #[derive(Clone, Debug)]
 pub struct SqliteDatabase {
     path: PathBuf,
-    turns: WriteTurns,
+    turns: Option<WriteTurns>,
     current: Arc<Mutex<Current>>,
 }
 
@@ -74,10 +72,10 @@ type FileId = (u64, u64, Option<SystemTime>);
 
 impl SqliteDatabase {
     /// A pool for the file at `path`. The file is made when the schema is migrated, not here.
-    pub(super) fn open(path: &str, turns: WriteTurns) -> Self {
+    pub(super) fn open(path: &str, turns: Option<WriteTurns>) -> Self {
         let path = PathBuf::from(path);
         // What is there is found by the first statement.
-        let current = Current { file: None, looked: None, pools: Pools::of(&path, &turns, 0) };
+        let current = Current { file: None, looked: None, pools: Pools::of(&path, turns.as_ref(), 0) };
         Self { path, turns, current: Arc::new(Mutex::new(current)) }
     }
 
@@ -96,7 +94,7 @@ impl SqliteDatabase {
         let mut current = self.lock();
         if file != current.file && !first {
             // Dropped, the old ones close when what runs on them has ended.
-            current.pools = Pools::of(&self.path, &self.turns, current.pools.generation + 1);
+            current.pools = Pools::of(&self.path, self.turns.as_ref(), current.pools.generation + 1);
         }
         current.file = file;
         current.pools.clone()
@@ -126,7 +124,7 @@ impl SqliteDatabase {
 }
 
 impl Pools {
-    fn of(path: &Path, turns: &WriteTurns, generation: u64) -> Self {
+    fn of(path: &Path, turns: Option<&WriteTurns>, generation: u64) -> Self {
         let pool = |connections| SqlitePoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE_TIMEOUT);
         // Only what comes after the connection is made is polled here: making it may have to wait for who opens the log.
         let polled = pool(1).after_connect(|connection, _| {
@@ -135,7 +133,7 @@ impl Pools {
         let writer = polled.connect_lazy_with(options(path));
         let (writes, jobs) = mpsc::unbounded_channel();
         // Ends with these pools.
-        tokio::spawn(write(Writer { pool: writer.clone(), turns: turns.clone(), waited: None }, jobs));
+        tokio::spawn(write(Writer { pool: writer.clone(), turns: turns.cloned() }, jobs));
         Self { writer, writes, readers: pool(READERS).connect_lazy_with(options(path)), generation }
     }
 }
@@ -178,7 +176,7 @@ struct Write {
 }
 
 /// Does writes in the order in which they come, those that have come by then together.
-async fn write(mut writer: Writer, mut jobs: mpsc::UnboundedReceiver<Write>) {
+async fn write(writer: Writer, mut jobs: mpsc::UnboundedReceiver<Write>) {
     let mut batch = Vec::new();
     while jobs.recv_many(&mut batch, BATCH).await > 0 {
         let mut answers = Vec::with_capacity(batch.len());
@@ -202,29 +200,30 @@ async fn write(mut writer: Writer, mut jobs: mpsc::UnboundedReceiver<Write>) {
 /// The connection that writes.
 struct Writer {
     pool: SqlitePool,
-    turns: WriteTurns,
-    /// When another process was last waited for.
-    waited: Option<Instant>,
+    /// The turns that other writers of this process share, if there are any.
+    turns: Option<WriteTurns>,
 }
 
 impl Writer {
     /// Does the statements in one transaction. A statement that fails undoes itself and leaves the others; an error of
     /// the whole means that nothing of it may have happened.
     async fn commit(
-        &mut self,
+        &self,
         statements: Vec<(String, Vec<Value>)>,
     ) -> Result<Vec<Result<Vec<Row>, DatabaseError>>, DatabaseError> {
         let mut connection = self.pool.acquire().await.map_err(|error| sort(&error))?;
         let begin = Instant::now();
         let (turn, mut transaction) = loop {
-            let turn = self.turns.lock().await;
+            let turn = match &self.turns {
+                Some(turns) => Some(turns.lock().await),
+                None => None,
+            };
             match connection.begin_with("BEGIN IMMEDIATE").await {
                 Ok(transaction) => break (turn, transaction),
                 Err(error) if is_busy(&error) && begin.elapsed() < BUSY_TIMEOUT => {}
                 Err(error) => return Err(sort(&error)),
             }
             drop(turn);
-            self.waited = Some(Instant::now());
             tokio::time::sleep(LOCK_POLL).await;
         };
         let mut outcomes = Vec::with_capacity(statements.len());
@@ -236,9 +235,9 @@ impl Writer {
         Ok(outcomes)
     }
 
-    /// Leaves the lock to another process, if there is one that writes.
+    /// Leaves the lock to another process, which may wait for it, where no turns are shared in this one.
     async fn leave(&self) {
-        if self.waited.is_some_and(|waited| waited.elapsed() < CONTENDED) {
+        if self.turns.is_none() {
             tokio::time::sleep(LEFT_ALONE).await;
         }
     }

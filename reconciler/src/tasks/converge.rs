@@ -282,8 +282,8 @@ impl<'a> Pass<'a> {
                 self.record(created, None, Sight::created(object)).await
             }
             Err(error @ EngineError::Refused(_)) => {
-                self.clear_away(served).await?;
-                self.not_created(served, error, Sight::nothing()).await
+                let next = self.not_created(served, error, Sight::nothing()).await?;
+                self.clear_away(served, next).await
             }
             Err(error) if made => Err(Trouble::Engine(error)),
             Err(error) => self.not_created(served, error, sight).await,
@@ -291,12 +291,33 @@ impl<'a> Pass<'a> {
     }
 
     /// Removes what the engine made before it refused the rest, now or in a pass before.
-    async fn clear_away(&self, served: &Served) -> Result<(), Trouble> {
-        let left = served.heard(served.engine.inspect(self.id()).await).map_err(Trouble::Engine)?;
-        let Some(left) = left else { return Ok(()) };
-        // The answers took time: another reconciler may have adopted the object and started it since.
-        self.engine()?;
-        served.heard(served.engine.remove(&left.id).await).map_err(Trouble::Engine)
+    ///
+    /// The record that the engine refused comes first. As long as the row names the engine, another reconciler may adopt
+    /// and start the object after the lease has ended, and a removal that is carried out late would take a running one.
+    async fn clear_away(&mut self, served: &Served, next: Next) -> Result<Next, Trouble> {
+        let status = self.status();
+        let recorded = status.phase().is_terminal() || status.engine() != Some(&served.name);
+        if matches!(next, Next::Read) || !recorded {
+            return Ok(next);
+        }
+        let removed = match served.heard(served.engine.inspect(self.id()).await) {
+            Ok(Some(left)) => served.heard(served.engine.remove(&left.id).await),
+            Ok(None) => Ok(()),
+            Err(error) => Err(error),
+        };
+        match removed {
+            Ok(()) => Ok(next),
+            // What has failed removes its object by the plan, as often as that takes.
+            Err(_) if self.status().phase().is_terminal() => Ok(Next::Look),
+            Err(error) => {
+                tracing::warn!(
+                    execution = %self.id(), engine = %served.name, %error,
+                    "what engine {} made of execution {} before it refused stays until that ends: {error}",
+                    served.name, self.id()
+                );
+                Ok(next)
+            }
+        }
     }
 
     /// `None`: the row changed, so that it is no longer clear that this is wanted.

@@ -50,8 +50,8 @@ const QUIET: Duration = Duration::from_secs(120);
 /// What one reconciler may do in that time, counted twice: its lease, looks at what is due whenever somebody wrote or a
 /// second went by, and probes.
 const STATEMENTS_WHEN_QUIET: u64 = 2 * (120 + 4 * 32 + 3 * 32 + 40);
-/// The same for looks at the queues, two statements each, while somebody waits for an engine, and at whoever waits.
-const STATEMENTS_WHEN_WAITING: u64 = 2 * (2 * 120 + 40);
+/// The same for looks at the queues, three statements each, while somebody waits for an engine, and at whoever waits.
+const STATEMENTS_WHEN_WAITING: u64 = 2 * (3 * 120 + 40);
 const CALLS_WHEN_QUIET: u64 = 2 * 2 * 10;
 
 /// What a simulation did.
