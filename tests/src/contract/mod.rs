@@ -155,13 +155,13 @@ async fn engines_that_nobody_serves_are_forgotten(db: &impl Database) {
     assert_eq!(names().await, [kept.clone(), unmarked.clone()]);
     let later = now.plus(Duration::from_secs(3_600));
     engines::forget(db, later, later).await.unwrap();
-    assert_eq!(names().await, [kept.clone()], "one that a version before served is kept for an hour");
+    assert_eq!(names().await, std::slice::from_ref(&kept), "one that a version before served is kept for an hour");
 
     // One that is retired goes with the last reconciler that has served it.
     engines::serve(db, &kept, "another").await.unwrap();
     reconcilers::renew(db, "another", later).await.unwrap();
     assert!(engines::retire(db, &kept, "alive", now).await.unwrap());
-    assert_eq!(names().await, [kept.clone()]);
+    assert_eq!(names().await, std::slice::from_ref(&kept));
     assert!(engines::retire(db, &kept, "another", now).await.unwrap());
     assert_eq!(names().await, []);
 }
