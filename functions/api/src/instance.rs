@@ -28,7 +28,7 @@ pub(crate) struct Instance {
 /// Who decides about a token.
 pub(crate) enum Authority {
     /// Whoever's keys have signed it.
-    Keys(Tokens),
+    Keys(Box<Tokens>),
     /// The resource manager, for each thing that is asked for.
     ResourceManager(Box<ResourceManager>),
 }
@@ -53,9 +53,9 @@ impl Instance {
         let expected = config.expected.clone();
         let authority = match (config.key.clone(), config.resource_manager.clone()) {
             (Some(key), Some(url)) => Authority::ResourceManager(Box::new(ResourceManager::new(url, key, expected))),
-            (Some(key), None) => Authority::Keys(Tokens::new(Keys::Configured(Verifier::new(key, expected)))),
+            (Some(key), None) => Authority::Keys(Box::new(Tokens::new(Keys::Configured(Verifier::new(key, expected))))),
             // There is no resource manager without a key.
-            (None, _) => Authority::Keys(Tokens::new(Keys::Discovered(Issuer::new(expected)))),
+            (None, _) => Authority::Keys(Box::new(Tokens::new(Keys::Discovered(Issuer::new(expected))))),
         };
         let instance = Rc::new(Self { config, database, authority });
         INSTANCE.set(Some(Rc::clone(&instance)));
