@@ -33,8 +33,8 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 const READERS: u32 = 3;
 /// How long a file is taken for the same without a look.
 const SAME_FILE_FOR: Duration = Duration::from_millis(20);
-/// Writes in one transaction, so that the first of them does not wait for long.
-const BATCH: usize = 128;
+/// Writes in one transaction, so that neither the first of them nor the API, whose turn is next, waits for long.
+const BATCH: usize = 32;
 
 /// The turns of those who write to one file in this process.
 pub type WriteTurns = Arc<tokio::sync::Mutex<()>>;

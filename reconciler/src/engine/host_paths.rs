@@ -21,7 +21,8 @@ pub(super) fn allow(
     let wanted = sub_path.map_or_else(|| PathBuf::from(path), |sub| Path::new(path).join(sub));
     let refused = || {
         let text = format!(
-            "A volume's path {} is not under a folder that the deployer's operator allows in DEPLOYER_HOST_PATHS.",
+            "A volume's path {} is not under a folder that the deployer's operator allows in DEPLOYER_HOST_PATHS, \
+             or a link in it leads out of that folder or nowhere.",
             wanted.display()
         );
         Err(EngineError::Refused(Why::new("HostPathNotAllowed", text)))
