@@ -1,4 +1,4 @@
-//! What one instance has in hand: requests that run in it, and requests and answers that are open.
+//! Counts the requests that run in one instance, and its open requests and answers.
 //!
 //! Both are counted apart, because what is open for long mostly waits. A request that runs holds one of the few places
 //! for those that run at the same time, and gives it up when it has taken [`Limits::place`](crate::Limits::place); it

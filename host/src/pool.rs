@@ -62,8 +62,8 @@ pub(crate) struct Pool {
     first_byte: Duration,
 }
 
-/// What a request carries to its instance, to learn of its fate. It is kept as long as the request or its answer is
-/// open.
+/// The link from a request to its instance, which tells whether the instance broke. It is kept as long as the request or
+/// its answer is open.
 type Visit = Arc<OnceLock<Begun>>;
 
 /// An instance has begun with a request.

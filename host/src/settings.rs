@@ -16,7 +16,7 @@ pub type WriteTurns = Arc<tokio::sync::Mutex<()>>;
 pub struct Settings {
     /// Values of application variables, by their names in the manifest.
     pub variables: BTreeMap<String, String>,
-    /// Those of a component's variables that cannot be read; none, but in tests.
+    /// The variables of a component that cannot be read. Only tests set any.
     pub variable_faults: VariableFaults,
     /// Files of the SQLite databases, by label.
     pub sqlite: BTreeMap<String, PathBuf>,

@@ -211,7 +211,7 @@ impl Execution {
         })
     }
 
-    /// What is stored of the log from a byte on, and the byte after it. A text counts the bytes of what it gives.
+    /// Returns the stored log from a byte on, and the position after it. For texts, the position counts the bytes given.
     fn stored(&self, from: usize, records: bool) -> (Vec<u8>, usize) {
         if !records {
             let told = format!("\n[renga: {} bytes of log were cut here]\n", self.gone.len());

@@ -73,7 +73,7 @@ struct Start {
     sequence: i64,
     /// How many bytes of the next chunk come before it.
     skip: usize,
-    /// What the reader has had of all that was written; 0: nothing, or it does not say.
+    /// The offset up to which the reader has the log; 0 if it has none of it or does not say.
     end: i64,
     /// The chunk before, where all of it was sent: a line of it may go on.
     before: Option<Chunk>,

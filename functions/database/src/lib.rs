@@ -55,7 +55,7 @@ impl Database for SpinDatabase {
         match select(pin!(answer), pin!(spin_sdk::time::sleep(PATIENCE))).await {
             Either::Left((answer, _)) => answer,
             Either::Right(_) => {
-                // What runs on PostgreSQL has a connection of its own, which went with it.
+                // A statement on PostgreSQL has a connection of its own, which was dropped with it.
                 if let Self::Sqlite(database) = self {
                     database.forget();
                 }

@@ -31,8 +31,8 @@ use crate::settings::WriteTurns;
 const BATCH: usize = 512;
 /// Between two looks whether another process has let go of the lock.
 const LOCK_POLL: Duration = Duration::from_millis(1);
-/// How long another process that polls is left to find the lock free.
-const LEFT_ALONE: Duration = Duration::from_millis(2);
+/// The pause after a commit in which another process, which polls, finds the lock free.
+const COMMIT_PAUSE: Duration = Duration::from_millis(2);
 
 /// One write.
 pub(super) struct Job {
@@ -115,7 +115,7 @@ impl Work {
             self.write(&connection, batch, Some(jobs));
             native = Some(connection);
             if self.turns.is_none() {
-                thread::sleep(LEFT_ALONE);
+                thread::sleep(COMMIT_PAUSE);
             }
         }
     }

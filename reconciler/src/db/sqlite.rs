@@ -26,8 +26,8 @@ use super::{reads, sort};
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between two looks whether another process has let go of the lock.
 const LOCK_POLL: Duration = Duration::from_millis(1);
-/// How long another process that polls is left to find the lock free.
-const LEFT_ALONE: Duration = Duration::from_millis(2);
+/// The pause after a commit in which another process, which polls, finds the lock free.
+const COMMIT_PAUSE: Duration = Duration::from_millis(2);
 /// How long a statement waits for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 const READERS: u32 = 3;
@@ -238,7 +238,7 @@ impl Writer {
     /// Leaves the lock to another process, which may wait for it, where no turns are shared in this one.
     async fn leave(&self) {
         if self.turns.is_none() {
-            tokio::time::sleep(LEFT_ALONE).await;
+            tokio::time::sleep(COMMIT_PAUSE).await;
         }
     }
 }
